@@ -1,0 +1,181 @@
+"""recipe.yaml to a validated Recipe, each mistake told with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fettle.errors import UserError, did_you_mean
+from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.stages import (
+    STAGE_KINDS,
+    BatchSpec,
+    CheckpointSpec,
+    OptimizerSpec,
+    PretrainStage,
+    ScheduleSpec,
+    SftStage,
+)
+from fettle.recipe.top import Recipe
+from fettle.recipe.yaml_lines import parse_value, read_yaml
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "cluster": ClusterSpec,
+    "adapter": LoraSpec,
+    "data": DataSpec,
+    "heldout": HeldoutSpec,
+    "replay": ReplaySpec,
+    "batch": BatchSpec,
+    "optimizer": OptimizerSpec,
+    "schedule": ScheduleSpec,
+    "checkpoint": CheckpointSpec,
+}
+_STAGES: dict[str, type[BaseModel]] = {"pretrain": PretrainStage, "sft": SftStage}
+
+
+def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in `file`, with `overrides` (dotted key → value) laid over it. Raises UserError with the line.
+
+    Text values of overrides are read as YAML, as `--set` gives them.
+    """
+    file = Path(file)
+    tree, lines = read_yaml(file)
+    if not isinstance(tree, dict):
+        raise UserError(f"a {_yaml_type(tree)}, not a recipe", file=file, line=1, expected="keys: name, base, stages")
+    for key, value in (overrides or {}).items():
+        _override(tree, key, parse_value(value) if isinstance(value, str) else value, file)
+    try:
+        recipe = Recipe.model_validate(_tuples(tree))
+    except ValidationError as error:
+        raise _as_user_error(error, tree, lines, file, set(overrides or {})) from None
+    recipe._file, recipe._lines = file.resolve(), lines
+    _check_names(recipe)
+    return recipe
+
+
+def _check_names(recipe: Recipe) -> None:
+    seen: list[str] = []
+    for stage in recipe.stages:
+        field = f"stages.{stage.name}"
+        if stage.name in seen:
+            raise UserError(
+                f"two stages are called '{stage.name}'",
+                file=recipe.file,
+                line=recipe.line(field),
+                field=f"{field}.name",
+                fix="give each stage a name of its own",
+            )
+        if stage.from_ is not None and stage.from_ not in seen and not recipe.resolve(stage.from_).is_dir():
+            raise UserError(
+                f"'{stage.from_}' is neither an earlier stage nor a folder{did_you_mean(stage.from_, seen)}",
+                file=recipe.file,
+                line=recipe.line(f"{field}.from"),
+                field=f"{field}.from",
+                expected=f"one of {', '.join(seen)}, or an artifact's folder" if seen else "an artifact's folder",
+            )
+        seen.append(stage.name)
+
+
+def _override(tree: dict[str, Any], key: str, value: Any, file: Path) -> None:
+    """Sets a dotted key; a list's item is named by its `name` or its position."""
+    here: Any = tree
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            names = [str(item.get("name", i)) if isinstance(item, dict) else str(i) for i, item in enumerate(here)]
+            if part not in names and not (part.isdigit() and int(part) < len(here)):
+                raise UserError(
+                    f"--set {key}: no '{part}'{did_you_mean(part, names)}", file=file, expected=", ".join(names)
+                )
+            index = names.index(part) if part in names else int(part)
+            if last:
+                here[index] = value
+            else:
+                here = here[index]
+        elif isinstance(here, dict):
+            if last:
+                here[part] = value
+            else:
+                # `batch.tokens` over `batch: absent`, or `schedule.kind` over `schedule: cosine`
+                if not isinstance(here.get(part), (dict, list)):
+                    here[part] = {}
+                here = here[part]
+
+
+def _as_user_error(
+    error: ValidationError, tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str]
+) -> UserError:
+    """The first mistake, as pydantic found it, in the words of the recipe."""
+    found = error.errors(include_url=False)
+    # In a union every branch complains; the one that got furthest into the value is the one the user meant.
+    first = max(found, key=lambda e: (e["loc"][:2] == found[0]["loc"][:2], len(e["loc"]), e["type"] != "literal_error"))
+    dotted, here, part = _walk(first["loc"], tree)
+    field = ".".join(dotted)
+    line = next((lines[key] for key in (".".join(dotted[:n]) for n in range(len(dotted), 0, -1)) if key in lines), None)
+    said = "with --set" if field in overridden else None
+    expected, fix = None, None
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        known = _keys_of(part)
+        got, expected = f"unknown key{did_you_mean(str(first['loc'][-1]), known)}", "one of " + ", ".join(known)
+    elif kind == "missing":
+        got, fix = "this key is missing", f"add `{dotted[-1]}: …`"
+    elif kind in {"union_tag_invalid", "union_tag_not_found"}:
+        value = here.get("kind") if isinstance(here, dict) else None
+        got = f"unknown kind '{value}'{did_you_mean(str(value), STAGE_KINDS)}" if value else "a stage has a kind"
+        expected = ", ".join(STAGE_KINDS)
+        line = lines.get(f"{field}.kind", line)
+        field += ".kind"
+    else:
+        got = first["msg"].removeprefix("Value error, ")
+        got = f"{got[0].lower()}{got[1:]}" + (f", not {here!r}" if not isinstance(here, (dict, list)) else "")
+    if said:
+        return UserError(f"{got} ({said})", file=file, field=field, expected=expected, fix=fix)
+    return UserError(got, file=file, line=line, field=field, expected=expected, fix=fix)
+
+
+def _walk(loc: tuple[int | str, ...], tree: Any) -> tuple[list[str], Any, type[BaseModel]]:
+    """(dotted path with stages by name, the value there, the spec that holds its last key) of pydantic's `loc`.
+
+    pydantic puts the names of union branches into `loc`; they are not in the recipe and are dropped.
+    """
+    dotted: list[str] = []
+    part: type[BaseModel] = Recipe
+    here = tree
+    for depth, step in enumerate(loc):
+        last = depth == len(loc) - 1
+        if isinstance(step, int):
+            if isinstance(here, list):
+                here = here[step] if step < len(here) else None
+                dotted.append(str(here.get("name", step)) if isinstance(here, dict) else str(step))
+            continue
+        if isinstance(here, dict) and (step in here or last):
+            dotted.append(step)
+            here = here.get(step)
+            if not last:
+                part = _PARTS.get(step, part)
+        elif step in _STAGES:
+            part = _STAGES[step]
+    return dotted, here, part
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples all the way down: specs are frozen, and strict about it."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _keys_of(part: type[BaseModel]) -> list[str]:
+    return [info.alias or name for name, info in part.model_fields.items()]
+
+
+def _yaml_type(value: Any) -> str:
+    names = {list: "list", str: "text", int: "number", float: "number", bool: "truth value", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)

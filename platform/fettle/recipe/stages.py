@@ -1,0 +1,138 @@
+"""`stages`: one spec a kind of stage, with the keys every stage has."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.spec import Spec
+
+
+class BatchSpec(Spec):
+    """What one optimizer step learns from, over all workers. Packing and worker count never change it."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Records are taken until they hold this many tokens (prompt tokens count too)."""
+    sequences: int | None = Field(None, ge=1)
+    """So many records, before packing."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches each worker splits its share into (less memory, the same result)."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "BatchSpec":
+        if (self.tokens is None) == (self.sequences is None):
+            raise ValueError("give either tokens: N or sequences: N")
+        return self
+
+
+class OptimizerSpec(Spec):
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the mean."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of the variance."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the variance."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled decay of weight matrices."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 = never."""
+
+
+class ScheduleSpec(Spec):
+    """The learning rate over the stage's steps."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the rate rises from 0."""
+    floor: float = Field(0.1, ge=0, le=1)
+    """The rate the schedule ends at, as a share of `lr`."""
+
+
+class CheckpointSpec(Spec):
+    """Checkpoints inside a stage, from which an interrupted run goes on."""
+
+    every: int = Field(50, ge=1)
+    """Optimizer steps between two checkpoints."""
+    keep: int = Field(2, ge=1)
+    """The newest so many complete ones stay."""
+
+
+def _as_sources(value: object) -> object:
+    """`data: FILE` and `data: [FILE, {path, weight}]` are both lists of sources."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple({"path": item} if isinstance(item, str) else item for item in items)
+
+
+def _as_kind(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class StageBase(Spec):
+    """The keys every stage has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Unique in the recipe; names the artifact."""
+    from_: str | None = Field(None, alias="from")
+    """An earlier stage or an artifact's folder; by default the nearest earlier stage. From an adapter, the same
+    adapter goes on, unless `merge_first`."""
+    base: str | None = None
+    """Begin from this model instead of an earlier stage's."""
+    data: Annotated[tuple[DataSpec, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
+    """A file, or a list of files with weights; epochs count the first."""
+    replay: ReplaySpec | None = None
+    """Earlier or general data mixed in."""
+    heldout: HeldoutSpec | None = None
+    """On what the loss is measured before and after; by default 2 % of the records, at most 200."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate."""
+    optimizer: Annotated[OptimizerSpec, BeforeValidator(_as_kind)] = OptimizerSpec()
+    schedule: Annotated[ScheduleSpec, BeforeValidator(_as_kind)] = ScheduleSpec()
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the first source; 1 unless `max_steps` is given."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; the data is repeated or cut to fit."""
+    batch: BatchSpec = BatchSpec(tokens=8192)
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of the longest record; by default the model's positions, at most 2048."""
+    packing: bool = True
+    """Several records in one row, none seeing another; false pads instead."""
+    on_long: Literal["cut", "skip", "error"] = "cut"
+    """What to do with a longer record (raw text is split, never cut)."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    merge_first: bool = False
+    """Merge the adapter this stage begins from into its base, and train on from full weights."""
+    cluster: ClusterSpec | None = None
+    """This stage's own worker group."""
+    adapter: Annotated[AdapterSpec | None, Field(union_mode="left_to_right")] = None
+    """This stage's own adapter."""
+
+    @model_validator(mode="after")
+    def _one_length_and_one_origin(self) -> "StageBase":
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give either epochs or max_steps")
+        if self.from_ is not None and self.base is not None:
+            raise ValueError("give either from (go on from a stage) or base (begin from a model)")
+        return self
+
+
+class PretrainStage(StageBase):
+    """Continued pre-training on raw text; every token bears loss."""
+
+    kind: Literal["pretrain"]
+    objective: Literal["causal"] = "causal"
+    """What is predicted: the next token."""
+
+
+class SftStage(StageBase):
+    """Supervised fine-tuning on conversations and prompt/completion pairs; only the answers bear loss."""
+
+    kind: Literal["sft"]
+
+
+Stage = Annotated[PretrainStage | SftStage, Field(discriminator="kind")]
+STAGE_KINDS = ("pretrain", "sft")

@@ -1,0 +1,56 @@
+"""The recipe as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PrivateAttr
+
+from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.spec import Spec
+from fettle.recipe.stages import Stage
+
+
+class Recipe(Spec):
+    """A base model and the stages it goes through."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the run and the model it publishes."""
+    base: str = "tiny"
+    """The bundled model's name (`tiny`), a folder, or a hub id."""
+    seed: int = Field(0, ge=0)
+    """Of shuffling, dropout and adapter initialisation."""
+    cluster: ClusterSpec = ClusterSpec()
+    """The worker group of every stage that names none of its own."""
+    adapter: Annotated[AdapterSpec, Field(union_mode="left_to_right")] = "full"
+    """The adapter of every stage that names none of its own."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    """In the order they run."""
+
+    _file: Path = PrivateAttr(default=Path("recipe.yaml"))
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """The file it was read from."""
+        return self._file
+
+    def line(self, field: str) -> int | None:
+        """The line of a dotted field (`stages.sft.lr`), or of the nearest part above it that is in the file."""
+        while field:
+            if field in self._lines:
+                return self._lines[field]
+            field = field.rpartition(".")[0]
+        return None
+
+    def resolve(self, path: str) -> Path:
+        """A path of the recipe, relative to the recipe's file."""
+        return (self._file.parent / Path(path).expanduser()).resolve()
+
+    def digest(self) -> str:
+        """Hexadecimal sha256 of every setting, whatever the file's layout was."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

@@ -58,6 +58,11 @@ def available_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
+def available_gpus() -> int:
+    """GPUs of the whole cluster we are connected to."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -1,0 +1,25 @@
+"""fettle: one recipe takes a base language model through every fine-tuning step and puts the result online."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fettle.pipeline.runner import run
+    from fettle.serving.app import serve
+
+__all__ = ["run", "serve"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported when first used: `import fettle` loads neither torch nor ray."""
+    if name == "run":
+        from fettle.pipeline.runner import run
+
+        return run
+    if name == "serve":
+        from fettle.serving.app import serve
+
+        return serve
+    raise AttributeError(f"module 'fettle' has no attribute '{name}'")

@@ -1,0 +1,35 @@
+"""The `fettle` command. Imports neither torch, ray, vllm nor transformers until a verb needs them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fettle.cli.run import run_command
+from fettle.errors import FettleError
+
+app = typer.Typer(
+    name="fettle",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run_command)
+
+
+@app.callback()
+def _verbs() -> None:
+    """One recipe takes a base language model through every fine-tuning step and puts the result online."""
+
+
+def main() -> None:
+    """Runs a verb and exits: 0 done, 1 our failure, 2 the user's mistake or it does not fit, 130 interrupted."""
+    try:
+        app()
+    except FettleError as error:
+        print(f"fettle: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,124 @@
+"""Where a base model lies, and loading it. The only place that turns a base's name into weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fettle.artifact import Artifact, digest_folder, is_artifact, read_artifact
+from fettle.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BUNDLED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
+_UNSAFE = (".bin", ".pt", ".pth", ".pkl")
+
+
+def resolve_base(name: str | Path, relative_to: Path | None = None, **where: object) -> Path:
+    """The folder of a base: the bundled name, a folder (relative to `relative_to`), or a hub id, fetched if need be.
+
+    where: file, line, field of the UserError raised when it is nowhere, or is no model we may load.
+    """
+    if str(name) in BUNDLED:
+        return BUNDLED[str(name)]
+    folder = ((relative_to or Path()) / Path(name).expanduser()).resolve()
+    if folder.is_dir():
+        check_model_folder(folder, **where)
+        return folder
+    return _from_hub(str(name), folder, **where)
+
+
+def check_model_folder(folder: Path, **where: object) -> None:
+    """Raises UserError unless the folder holds a model (or adapter) in safetensors that needs no code of its own."""
+    config = folder / "config.json"
+    if (folder / "adapter_config.json").is_file():
+        config = folder / "adapter_config.json"
+    if not config.is_file():
+        raise _error(f"no model in {folder}: it has no config.json", where, expected="a Hugging Face model's folder")
+    if not any(folder.glob("*.safetensors")):
+        unsafe = [file.name for file in folder.iterdir() if file.suffix in _UNSAFE]
+        got = f"{folder} has no *.safetensors" + (f", only {unsafe[0]}, which can run code when loaded" if unsafe else "")
+        raise _error(got, where, fix="convert the weights to safetensors" if unsafe else None)
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _error(f"{config} is not valid JSON ({error})", where) from None
+    if "auto_map" in settings:
+        raise _error(f"{folder} wants to run code of its own (auto_map in {config.name})", where, fix="use a model whose architecture transformers has")
+
+
+def positions_of(folder: Path) -> int:
+    """The model's longest sequence in tokens."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return 2048
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a base: its artifact's if it is one, else over its files."""
+    return read_artifact(folder).digest if is_artifact(folder) else digest_folder(folder)
+
+
+def base_and_adapter(folder: Path) -> tuple[Path, Artifact | None]:
+    """(folder of full weights, adapter over it or None) of an artifact's or a model's folder."""
+    if is_artifact(folder):
+        artifact = read_artifact(folder)
+        if artifact.base is not None:
+            return Path(artifact.base["path"]), artifact
+    return folder, None
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template, and a padding token (its end-of-text token where it names none)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model in `folder`, in `dtype`, with attention that understands packed rows."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
+    )
+
+
+def dtype_of(folder: Path) -> torch.dtype:
+    """The type the weights lie in, in which they are written back."""
+    import torch
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch."))
+
+
+def _from_hub(name: str, folder: Path, **where: object) -> Path:
+    expected = f"{', '.join(BUNDLED)}, a folder, or a hub id like org/model"
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise _error(f"no model '{name}' ({folder} is not there)", where, expected=expected)
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
+    except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
+        reason = str(error).strip().splitlines()[0][:200]
+        raise _error(
+            f"'{name}' is no folder here and could not be fetched from the hub ({reason})",
+            where,
+            expected=expected,
+            fix="check the name, the network, or download it and give the folder",
+        ) from None
+    check_model_folder(Path(found), **where)
+    return Path(found)
+
+
+def _error(got: str, where: dict[str, object], **more: str | None) -> UserError:
+    return UserError(got, **where, **more)  # type: ignore[arg-type]

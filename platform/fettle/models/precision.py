@@ -1,0 +1,27 @@
+"""Which arithmetic the forward pass uses, and on which instructions it ran."""
+
+from __future__ import annotations
+
+import platform
+from typing import Literal
+
+import torch
+
+from fettle.recipe.cluster import ClusterSpec
+
+
+def resolve_precision(cluster: ClusterSpec) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 on GPUs and on CPUs that multiply it in hardware (1.6 times fp32's speed, train.md 0b)."""
+    if cluster.precision != "auto":
+        return cluster.precision
+    return "bf16" if cluster.gpus_per_worker or has_fast_bf16() else "fp32"
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU has AVX512_BF16 or AMX."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def instruction_set() -> str:
+    """The widest vector instructions torch uses here; sums come out differently with others."""
+    return f"{platform.machine()}/{torch.backends.cpu.get_cpu_capability()}"

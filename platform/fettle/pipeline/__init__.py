@@ -1,0 +1,1 @@
+"""Recipe to plan to run to report."""

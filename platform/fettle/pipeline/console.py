@@ -1,0 +1,101 @@
+"""What a run shows on the terminal, while libraries' noise goes to a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from fettle.train.job import StageJob
+from fettle.train.progress import StepRow, read_progress
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[Console]:
+    """Yields a console on the real terminal; whatever else this process prints, C code included, is added to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    terminal = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        terminal.flush()
+        for number, saved in enumerate(kept, start=1):
+            os.dup2(saved, number)
+            os.close(saved)
+        terminal.close()
+
+
+class ProgressLine:
+    """One line a stage that tells step, loss, tokens/s and the time left; rewritten in place on a terminal."""
+
+    def __init__(self, console: Console, jobs: Sequence[StageJob]) -> None:
+        self.console, self.jobs = console, list(jobs)
+        self.places = {job.name: read_progress(job.progress)[1] for job in jobs}
+        self.rows: list[StepRow] = []
+        self.printed_at = self.began = time.monotonic()
+        self.is_open = False
+
+    def update(self) -> None:
+        """Reads what the workers have written since, and draws it."""
+        for job in self.jobs:
+            new, self.places[job.name] = read_progress(job.progress, self.places[job.name])
+            for row in new:
+                if self.rows and row.step <= self.rows[-1].step:
+                    self.rows = []  # the next stage, or an attempt that goes on from a checkpoint
+                self.rows.append(row)
+                done = row.step == row.steps
+                # A terminal gets each step; a file a line every ten seconds and the last.
+                if done or self.console.is_terminal or time.monotonic() - self.printed_at > 10:
+                    self._draw(job.name, self.rows, done)
+
+    def close(self) -> None:
+        """Ends a line that is still being rewritten."""
+        if self.is_open:
+            self.console.print()
+            self.is_open = False
+
+    def _draw(self, name: str, rows: Sequence[StepRow], done: bool) -> None:
+        text = describe(name, rows)
+        if not self.console.is_terminal:
+            self.console.print(text)
+        else:
+            self.console.print(f"\r\x1b[2K{text[: self.console.width - 1]}", end="\n" if done else "", markup=False)
+            self.is_open = not done
+        self.printed_at = time.monotonic()
+
+
+def describe(name: str, rows: Sequence[StepRow]) -> str:
+    """`domain  step 12/90  loss 3.21  8,400 tokens/s  1 min 10 s left`, speed over the last twenty steps."""
+    last, first = rows[-1], rows[max(0, len(rows) - 21)]
+    recent = rows[max(0, len(rows) - 20) :] if len(rows) > 1 else rows
+    spent = last.seconds - (first.seconds if len(rows) > 1 else 0.0)
+    counted = recent if len(rows) > 20 or len(rows) == 1 else rows[1:]
+    speed = sum(row.tokens for row in counted) / max(spent, 1e-9)
+    mean = sum(row.tokens for row in rows) / len(rows)
+    left = (last.steps - last.step) * mean / max(speed, 1e-9)
+    tail = f"{duration(left)} left" if last.step < last.steps else f"in {duration(last.seconds)}"
+    return f"{name:<12} step {last.step}/{last.steps}  loss {last.loss:.3f}  {speed:,.0f} tokens/s  {tail}"
+
+
+def duration(seconds: float) -> str:
+    """`2 h 5 min`, `3 min 20 s` or `45 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+

@@ -1,0 +1,223 @@
+"""Recipe to plan: the stages with everything resolved, each with the fingerprint that says whether it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fettle.artifact import digest_file, is_artifact, library_versions, read_artifact
+from fettle.data.sources import find_files
+from fettle.errors import UserError
+from fettle.models.base import base_and_adapter, digest_of, positions_of, resolve_base
+from fettle.models.precision import instruction_set, resolve_precision
+from fettle.recipe import Recipe, Stage
+from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.cluster import ClusterSpec
+
+DEFAULT_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a stage begins from: full weights, and an adapter over them where there is one.
+
+    root: the model whose tokenizer and configuration hold for all of it. identity: fingerprint or digest.
+    adapter_spec: what the adapter is, where an earlier stage of this recipe made it.
+    """
+
+    base: Path
+    root: Path
+    identity: str
+    adapter: Path | None = None
+    adapter_spec: AdapterSpec | None = None
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """One source of a stage's records. digest: of its files' content and how they are read."""
+
+    field: str
+    path: Path
+    files: tuple[Path, ...]
+    split: Literal["document", "lines"]
+    weight: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage ready to run. `is_done` when its artifact is there."""
+
+    spec: Stage
+    cluster: ClusterSpec
+    adapter: AdapterSpec
+    origin: Origin
+    sources: tuple[PlannedSource, ...]
+    heldout: PlannedSource | None
+    max_length: int
+    precision: Literal["fp32", "bf16"]
+    fingerprint: str
+    folder: Path
+    artifact: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its artifact is there already."""
+        return is_artifact(self.artifact)
+
+    @property
+    def base(self) -> Path:
+        """Full weights under the stage's adapter; where the earlier adapter is merged first, the merged ones."""
+        merges = self.spec.merge_first and self.origin.adapter is not None
+        return self.folder / "merged" if merges and self.adapter != "full" else self.origin.base
+
+    def result(self) -> Origin:
+        """What a later stage begins from."""
+        if self.adapter == "full":
+            return Origin(self.artifact, self.origin.root, self.fingerprint)
+        return Origin(self.base, self.origin.root, self.fingerprint, self.artifact, self.adapter)
+
+
+def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[PlannedStage]:
+    """The recipe's stages in order, up to and with `until`. Raises UserError with file, line and field."""
+    names = [stage.name for stage in recipe.stages]
+    if until is not None and until not in names:
+        raise UserError(f"--until {until}: no such stage", file=recipe.file, expected=", ".join(names))
+    planned: dict[str, PlannedStage] = {}
+    for stage in recipe.stages:
+        planned[stage.name] = _plan_stage(recipe, stage, planned, out)
+        if stage.name == until:
+            break
+    return list(planned.values())
+
+
+def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], out: Path) -> PlannedStage:
+    at = f"stages.{stage.name}"
+    cluster = stage.cluster or recipe.cluster
+    origin = _origin(recipe, stage, earlier)
+    adapter = _adapter(recipe, stage, origin)
+    max_length = _max_length(recipe, stage, origin.root)
+    precision = resolve_precision(cluster)
+    sources = [
+        _source(recipe, f"{at}.data", recipe.resolve(data.path), data.split, data.weight) for data in stage.data
+    ]
+    if stage.replay is not None:
+        share = stage.replay.fraction / (1 - stage.replay.fraction) * sum(s.weight for s in sources)
+        sources.append(_source(recipe, f"{at}.replay.data", recipe.resolve(stage.replay.data), "document", share))
+    heldout = None
+    if stage.heldout is not None and stage.heldout.data is not None:
+        heldout = _source(recipe, f"{at}.heldout.data", recipe.resolve(stage.heldout.data), "document", 1.0)
+    fingerprint = _hash(
+        {
+            # How often to save, and what the stage is called, change nothing in what it computes.
+            "stage": stage.model_dump(mode="json", exclude={"name", "checkpoint", "data", "replay", "cluster", "from_"}),
+            "sources": [(source.digest, source.weight) for source in sources],
+            "heldout": heldout.digest if heldout else None,
+            "adapter": adapter if isinstance(adapter, str) else adapter.model_dump(mode="json"),
+            "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
+            "precision": precision,
+            "instructions": instruction_set(),
+            "origin": origin.identity,
+            "max_length": max_length,
+            "seed": recipe.seed,
+            "versions": library_versions(),
+        }
+    )
+    label = f"{stage.name}-{fingerprint[:12]}"
+    return PlannedStage(
+        spec=stage,
+        cluster=cluster,
+        adapter=adapter,
+        origin=origin,
+        sources=tuple(sources),
+        heldout=heldout,
+        max_length=max_length,
+        precision=precision,
+        fingerprint=fingerprint,
+        folder=out / "stages" / label,
+        artifact=out / "artifacts" / label,
+    )
+
+
+def _origin(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage]) -> Origin:
+    at = f"stages.{stage.name}"
+    if stage.from_ is not None and stage.from_ not in earlier:
+        return _folder_origin(recipe.resolve(stage.from_), file=recipe.file, **_where(recipe, f"{at}.from"))
+    if stage.base is not None:
+        folder = resolve_base(stage.base, recipe.file.parent, file=recipe.file, **_where(recipe, f"{at}.base"))
+        return _folder_origin(folder, file=recipe.file, **_where(recipe, f"{at}.base"))
+    if earlier:
+        return (earlier[stage.from_] if stage.from_ else list(earlier.values())[-1]).result()
+    folder = resolve_base(recipe.base, recipe.file.parent, file=recipe.file, **_where(recipe, "base"))
+    return _folder_origin(folder, file=recipe.file, **_where(recipe, "base"))
+
+
+def _folder_origin(folder: Path, **where: Any) -> Origin:
+    resolve_base(folder, None, **where)
+    base, adapter = base_and_adapter(folder)
+    if adapter is None:
+        return Origin(folder, folder, digest_of(folder))
+    if not base.is_dir():
+        raise UserError(f"the base of this adapter, {base}, is not there", **where)
+    return Origin(base, base, adapter.digest, folder)
+
+
+def _adapter(recipe: Recipe, stage: Stage, origin: Origin) -> AdapterSpec:
+    at = f"stages.{stage.name}"
+    adapter = stage.adapter or recipe.adapter
+    if origin.adapter is None:
+        if stage.merge_first:
+            raise UserError(
+                "merge_first has no effect: what this stage begins from is no adapter",
+                file=recipe.file,
+                **_where(recipe, f"{at}.merge_first"),
+                fix="remove it",
+            )
+        return adapter
+    differs = origin.adapter_spec is not None and adapter != origin.adapter_spec
+    if not stage.merge_first and (adapter == "full" or differs):
+        raise UserError(
+            "this stage begins from an adapter and asks for another one",
+            file=recipe.file,
+            **_where(recipe, f"{at}.adapter"),
+            expected="the same adapter settings, since the same adapter goes on",
+            fix="say merge_first: true to merge the earlier adapter into the weights first",
+        )
+    return adapter
+
+
+def _max_length(recipe: Recipe, stage: Stage, root: Path) -> int:
+    positions = positions_of(root)
+    if stage.max_length is not None and stage.max_length > positions:
+        raise UserError(
+            f"max_length {stage.max_length} is above the {positions} positions of {root.name}",
+            file=recipe.file,
+            **_where(recipe, f"stages.{stage.name}.max_length"),
+            fix=f"at most max_length: {positions}",
+        )
+    return stage.max_length or min(positions, DEFAULT_LENGTH)
+
+
+def _source(
+    recipe: Recipe, field: str, path: Path, split: Literal["document", "lines"], weight: float
+) -> PlannedSource:
+    where = _where(recipe, field)
+    files = find_files(path, **where)
+    digest = _hash({"files": [digest_file(file) for file in files], "split": split})
+    return PlannedSource(field, path, tuple(files), split, weight, digest)
+
+
+def _where(recipe: Recipe, field: str) -> dict[str, Any]:
+    return {"line": recipe.line(field), "field": field}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def artifact_metrics(stage: PlannedStage) -> dict[str, Any]:
+    """What the finished stage's artifact says of its training."""
+    return read_artifact(stage.artifact).metrics

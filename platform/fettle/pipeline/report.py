@@ -1,0 +1,126 @@
+"""What a run tells: an object, report.json, report.html with the loss curves, and a table."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+from jinja2 import Environment, FileSystemLoader
+from rich.table import Table
+
+from fettle.artifact import read_artifact
+from fettle.pipeline.graph import PlannedStage
+from fettle.recipe import Recipe
+from fettle.train.progress import StepRow, curve
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage of a run. seconds: of training. tokens: loss_bearing and all. loss: nats per loss-bearing token,
+    first, last (means over the first and last tenth of the steps), heldout_before, heldout_after."""
+
+    name: str
+    kind: str
+    cached: bool
+    seconds: float
+    steps: int
+    tokens: dict[str, int]
+    artifact: dict[str, str]
+    loss: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished run. out: its folder."""
+
+    recipe: str
+    out: Path
+    seconds: float
+    stages: tuple[StageReport, ...]
+
+    @property
+    def artifact(self) -> Path:
+        """The last stage's artifact."""
+        return Path(self.stages[-1].artifact["path"])
+
+
+def make_report(recipe: Recipe, out: Path, stages: Sequence[PlannedStage], cached: set[str], seconds: float) -> Report:
+    """The report of stages that are all done."""
+    rows = []
+    for stage in stages:
+        artifact = read_artifact(stage.artifact)
+        rows.append(
+            StageReport(
+                name=stage.spec.name,
+                kind=stage.spec.kind,
+                cached=stage.spec.name in cached,
+                artifact={"path": str(artifact.path), "digest": artifact.digest, "kind": artifact.kind},
+                **artifact.metrics,
+            )
+        )
+    return Report(recipe.name, out, round(seconds, 1), tuple(rows))
+
+
+def write_report(report: Report, stages: Sequence[PlannedStage]) -> None:
+    """`report.json` and `report.html` in the run's folder, each whole or as it was."""
+    told = asdict(report) | {"out": str(report.out)}
+    _replace(report.out / "report.json", json.dumps(told, indent=2) + "\n")
+    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) for stage, row in zip(stages, report.stages, strict=True)]
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
+    _replace(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
+
+
+def table(report: Report) -> Table:
+    """The short table at the end of a run."""
+    drawn = Table(box=None, pad_edge=False)
+    for name in ("stage", "kind", "steps", "tokens", "time", "training loss", "held-out loss"):
+        drawn.add_column(name, justify="left" if name in {"stage", "kind"} else "right", no_wrap=True)
+    for row in report.stages:
+        spent = "cached" if row.cached else f"{row.seconds:.0f} s"
+        train, heldout = _losses(row)
+        drawn.add_row(row.name, row.kind, str(row.steps), f"{row.tokens['all']:,}", spent, train, heldout)
+    return drawn
+
+
+def _losses(row: StageReport) -> tuple[str, str]:
+    def pair(one: str, other: str) -> str:
+        first, last = row.loss[one], row.loss[other]
+        return "–" if first is None or last is None else f"{first:.2f} → {last:.2f}"
+
+    return pair("first", "last"), pair("heldout_before", "heldout_after")
+
+
+def _svg(rows: Sequence[StepRow], stage: StageReport) -> str:
+    """The stage's loss curve as an SVG element: the steps, and the held-out loss before and after."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([r.step for r in rows], [r.loss for r in rows], color="#2f6db3", linewidth=1.2, label="training")
+    before, after = stage.loss["heldout_before"], stage.loss["heldout_after"]
+    if before is not None and after is not None and rows:
+        axes.plot([0, rows[-1].step], [before, after], "o--", color="#c4622d", linewidth=1, markersize=5, label="held out")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("nats per token")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6")
+    axes.legend(frameon=False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _replace(file: Path, text: str) -> None:
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+

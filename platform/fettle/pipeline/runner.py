@@ -1,0 +1,163 @@
+"""Runs a recipe: what is done is skipped, what was interrupted goes on, the rest is trained."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from fettle.cluster import ray_session
+from fettle.errors import Interrupted, UserError
+from fettle.pipeline.console import ProgressLine, quiet
+from fettle.pipeline.graph import PlannedStage, plan_stages
+from fettle.pipeline.prepare import prepare
+from fettle.pipeline.report import Report, make_report, table, write_report
+from fettle.plan.preflight import check_cpus, check_disk
+from fettle.recipe import Recipe, load_recipe
+from fettle.train.checkpoint import Fence
+from fettle.train.group import run_group
+from fettle.train.job import StageFunction, StageJob
+from fettle.train.stages.pretrain import pretrain
+from fettle.train.stages.sft import sft
+
+STAGES: dict[str, StageFunction] = {"pretrain": pretrain, "sft": sft}
+
+
+def run(
+    recipe: str | Path,
+    out: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,  # noqa: A002 - the command line's word
+    until: str | None = None,
+) -> Report:
+    """Trains the recipe's stages and returns the report; it also lies in `out` as report.json and report.html.
+
+    out: the run's folder, by default runs/NAME. set: dotted key → value over the recipe's own. until: the last stage to
+    run. Raises UserError (nothing started, nothing left behind), StageFailed, or Interrupted on SIGINT and SIGTERM.
+    """
+    loaded = load_recipe(recipe, set)
+    folder = Path(out).expanduser().resolve() if out is not None else Path("runs", loaded.name).resolve()
+    began = time.monotonic()
+    stages = plan_stages(loaded, folder, until)
+    waiting = [stage for stage in stages if not stage.is_done]
+    for stage in waiting:
+        check_cpus(loaded, stage.spec, stage.cluster)
+    check_disk(folder, [(stage.origin.root, stage.spec.checkpoint.keep) for stage in waiting])
+    _check_free(folder, loaded)
+    was_there = folder.exists()
+    try:
+        jobs = prepare(loaded, waiting, folder / "tokens")
+    except BaseException:
+        if not was_there:  # a mistake in the data leaves nothing behind
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with _taken(folder, loaded) as fence, quiet(folder / "logs" / "run.log") as console, interruptible():
+        console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
+        if waiting:
+            _train(waiting, jobs, fence, folder, console)
+        report = make_report(loaded, folder, stages, {s.spec.name for s in stages if s not in waiting}, time.monotonic() - began)
+        write_report(report, stages)
+        console.print(table(report))
+        console.print(f"report    {_near(folder / 'report.html')}")
+        console.print(f"serve it  fettle serve {_near(report.artifact)}")
+    return report
+
+
+def _near(path: Path) -> str:
+    """The path as one would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _train(
+    waiting: Sequence[PlannedStage], jobs: Sequence[StageJob], fence: Fence, folder: Path, console: Console
+) -> None:
+    by_name = {job.name: job for job in jobs}
+    with ray_session(folder / "logs" / "run.log"):
+        for cluster, members in groupby(waiting, key=lambda stage: stage.cluster):
+            for stages in _groups(list(members)):
+                group = [(by_name[stage.spec.name], STAGES[stage.spec.kind]) for stage in stages]
+                workers = f"{cluster.workers} worker{'s' if cluster.workers > 1 else ''}, ZeRO {cluster.zero}"
+                console.print(f"starting {workers}, {stages[0].precision}: {', '.join(job.name for job, _ in group)}")
+                line = ProgressLine(console, [job for job, _ in group])
+                try:
+                    run_group(group, cluster, fence=fence, out=folder, watch=line.update)
+                    line.update()
+                finally:
+                    line.close()
+
+
+def _groups(stages: list[PlannedStage]) -> list[list[PlannedStage]]:
+    """Stages of one cluster spec in worker groups: one for all, but with ZeRO 3 one each (its sharded weights stay)."""
+    return [[stage] for stage in stages] if stages[0].cluster.zero == 3 else [stages]
+
+
+def _summary(stages: Sequence[PlannedStage], waiting: Sequence[PlannedStage]) -> str:
+    done = len(stages) - len(waiting)
+    return f"{len(stages)} stage{'s' if len(stages) != 1 else ''}" + (f", {done} already done" if done else "")
+
+
+def _check_free(folder: Path, recipe: Recipe) -> None:
+    """Raises UserError where the folder holds the run of a recipe of another name."""
+    try:
+        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if told["recipe"] != recipe.name:
+        raise UserError(
+            f"{folder} holds a run of '{told['recipe']}'",
+            file=recipe.file,
+            line=recipe.line("name"),
+            field="name",
+            expected="one recipe a folder",
+            fix="name another folder with --out",
+        )
+
+
+@contextmanager
+def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
+    """Yields the fence of this run, which alone may write to `folder` from now on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another run is working in {folder}", fix="wait for it, or name another folder with --out"
+            ) from None
+        (folder / "run.json").write_text(
+            json.dumps({"recipe": recipe.name, "file": str(recipe.file), "digest": recipe.digest()}), encoding="utf-8"
+        )
+        token = uuid.uuid4().hex[:12]
+        (folder / ".epoch").write_text(token, encoding="utf-8")
+        yield Fence(folder / ".epoch", token)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted in the main thread, even where a script's child inherited them ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+
+    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+

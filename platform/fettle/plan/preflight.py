@@ -1,0 +1,56 @@
+"""What can be known to fail before anything starts: CPUs, disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from fettle.errors import DoesNotFit
+from fettle.recipe import Recipe, Stage
+from fettle.recipe.cluster import ClusterSpec
+
+# A checkpoint under full training holds float32 weights and two Adam moments; the base lies in two bytes or more.
+_CHECKPOINT_TIMES_BASE = 6
+_SPARE_BYTES = 256 << 20
+
+
+def check_cpus(recipe: Recipe, stage: Stage, cluster: ClusterSpec) -> None:
+    """Raises DoesNotFit where the stage's workers want more CPUs than this machine has.
+
+    Only where the run starts a cluster of its own; one it joins is asked after connecting.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    there = os.cpu_count() or 1
+    if cluster.workers * cluster.cpus_per_worker > there:
+        field = f"stages.{stage.name}.cluster.workers" if stage.cluster else "cluster.workers"
+        raise DoesNotFit(
+            f"{cluster.workers} workers with {cluster.cpus_per_worker} CPU(s) each are more than this machine's {there}",
+            file=recipe.file,
+            line=recipe.line(field),
+            field=field,
+            fix=f"at most workers: {max(1, there // cluster.cpus_per_worker)}, or set RAY_ADDRESS to a larger cluster",
+        )
+
+
+def check_disk(out: Path, bases: Sequence[tuple[Path, int]]) -> None:
+    """Raises DoesNotFit where `out`'s disk has no room for the stages' checkpoints and artifacts.
+
+    bases: (folder of the weights a stage trains, checkpoints it keeps), one pair a stage still to run.
+    """
+    wanted = _SPARE_BYTES if bases else 0
+    for folder, keep in bases:
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        # One more is on disk while the next is written; a stage's checkpoints go when its artifact is there.
+        wanted = max(wanted, _SPARE_BYTES + size * _CHECKPOINT_TIMES_BASE * (keep + 1))
+        wanted += size
+    existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if wanted > free:
+        raise DoesNotFit(
+            f"the run may need {wanted / 2**30:.1f} GiB under {out}, and {free / 2**30:.1f} GiB are free",
+            field="--out",
+            fix="make room, name another folder with --out, or keep fewer checkpoints (checkpoint.keep)",
+        )

@@ -1,0 +1,1 @@
+"""Training a stage on Ray Train workers."""

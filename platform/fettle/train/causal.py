@@ -1,0 +1,262 @@
+"""Training a causal language model for one stage: what pretrain and sft share."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from fettle.artifact import is_artifact, library_versions, new_artifact
+from fettle.data.mix import steps_of
+from fettle.data.tokens import TokenExample, TokenSet, choose_heldout
+from fettle.models import adapters
+from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
+from fettle.recipe.data import HeldoutSpec
+from fettle.train.checkpoint import Checkpoints, wait_for
+from fettle.train.job import GroupMember, StageJob
+from fettle.train.progress import ProgressWriter, StepRow, curve
+from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
+from fettle.train.zero import full_state, needs_engine, zero_config
+
+DEFAULT_HELDOUT = HeldoutSpec(fraction=0.02, max=200)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The examples of every optimizer step, and those kept out."""
+
+    steps: list[list[TokenExample]]
+    heldout: list[TokenExample]
+
+
+def curriculum(job: StageJob) -> Curriculum:
+    """What the stage learns from, step by step; the same on every worker."""
+    sets = [TokenSet(folder) for folder in job.tokens]
+    kept: list[Sequence[int]] = [range(len(tokens)) for tokens in sets]
+    if job.heldout is not None:
+        heldout = list(TokenSet(job.heldout))
+    else:
+        spec = job.spec.heldout or DEFAULT_HELDOUT
+        kept[0], out = choose_heldout(sets[0], spec)
+        heldout = [sets[0][i] for i in out]
+    lengths = [tokens.lengths() for tokens in sets]
+    plan = steps_of(
+        [[lengths[n][i] for i in positions] for n, positions in enumerate(kept)],
+        job.weights,
+        job.seed,
+        tokens=job.spec.batch.tokens,
+        sequences=job.spec.batch.sequences,
+        epochs=job.spec.epochs,
+        max_steps=job.spec.max_steps,
+    )
+    return Curriculum([[sets[d.source][kept[d.source][d.example]] for d in step] for step in plan], heldout)
+
+
+def train_causal(job: StageJob, member: GroupMember) -> None:
+    """Trains from the last complete checkpoint, if there is one, to the stage's artifact, which rank 0 writes."""
+    lessons = curriculum(job)
+    checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
+    latest = checkpoints.latest()
+    # Before the model is loaded: with ZeRO 3 the arguments make from_pretrained shard it while loading.
+    args = training_arguments(
+        checkpoints.partial,
+        max_steps=len(lessons.steps),
+        learning_rate=job.spec.lr,
+        adam_beta1=job.spec.optimizer.beta1,
+        adam_beta2=job.spec.optimizer.beta2,
+        adam_epsilon=job.spec.optimizer.eps,
+        weight_decay=job.spec.optimizer.weight_decay,
+        max_grad_norm=job.spec.optimizer.max_grad_norm,
+        gradient_accumulation_steps=job.spec.batch.accumulate,
+        gradient_checkpointing=member.cluster.gpus_per_worker > 0,
+        save_steps=job.spec.checkpoint.every,
+        seed=job.seed,
+        use_cpu=member.cluster.gpus_per_worker == 0,
+        deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
+    )
+    base = _merged_base(job, member)
+    tokenizer = load_tokenizer(base)
+    report = _Report(job, lessons, write=member.rank == 0)
+    trainer = StageTrainer(
+        model=_load(job, base, member),
+        args=args,
+        tokenizer=tokenizer,
+        batches=MicroBatches(
+            steps=lessons.steps,
+            rank=member.rank,
+            world=member.world,
+            accumulate=job.spec.batch.accumulate,
+            max_length=job.max_length,
+            packing=job.spec.packing,
+            pad_id=tokenizer.pad_token_id or 0,
+            start=latest[0] if latest else 0,
+        ),
+        schedule=job.spec.schedule,
+        checkpoints=checkpoints,
+        precision=job.precision,
+        callbacks=[report],
+    )
+    report.trainer = trainer
+    trainer.train(resume_from_checkpoint=str(latest[1]) if latest else None)
+    state = full_state(trainer)
+    if member.rank == 0:
+        assert state is not None
+        _publish(job, base, member, trainer, tokenizer, state, report.metrics())
+        checkpoints.clear()
+    del trainer, report.trainer, state
+    # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    gc.collect()
+
+
+def _load(job: StageJob, base: Path, member: GroupMember) -> torch.nn.Module:
+    if job.adapter == "full":
+        if job.from_adapter is not None:
+            return adapters.merged(job.base, job.from_adapter, torch.float32)
+        return load_weights(base, torch.float32)
+    # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
+    frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
+    model = load_weights(base, frozen)
+    if job.from_adapter is not None and not job.spec.merge_first:
+        return adapters.resume(model, job.from_adapter)
+    return adapters.attach(model, job.adapter, base, job.seed)
+
+
+def _merged_base(job: StageJob, member: GroupMember) -> Path:
+    """The folder of the weights under this stage's adapter; merges the earlier adapter into a new one if it must."""
+    if job.adapter == "full" or job.from_adapter is None or not job.spec.merge_first:
+        return job.base
+    folder = job.folder / "merged"
+    if member.rank == 0 and not is_artifact(folder):
+        model = adapters.merged(job.base, job.from_adapter, dtype_of(job.base))
+        with new_artifact(
+            folder,
+            kind="model",
+            name=f"{job.name}-merged",
+            fingerprint=job.fingerprint,
+            may_commit=member.fence.check,
+            parents=(digest_of(job.base), digest_of(job.from_adapter)),
+            versions=library_versions(),
+        ) as partial:
+            model.save_pretrained(partial)
+            load_tokenizer(job.base).save_pretrained(partial)
+    wait_for(folder, member.fence)
+    return folder
+
+
+class _Report(TrainerCallback):
+    """Writes each step down, and measures the held-out loss before and after."""
+
+    def __init__(self, job: StageJob, lessons: Curriculum, *, write: bool) -> None:
+        self.job, self.lessons = job, lessons
+        self.trainer: StageTrainer
+        self.writer = ProgressWriter(job.progress) if write else None
+        self.before_file = job.folder / "heldout_before.json"
+        self.before: float | None = None
+        self.after: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.before_file.is_file():  # a resumed run: the model is no longer the one the stage received
+            self.before = json.loads(self.before_file.read_text(encoding="utf-8"))
+        else:
+            self.before = self.trainer.heldout_loss(self.lessons.heldout)
+            if self.writer:
+                partial = self.before_file.with_suffix(".partial")
+                partial.write_text(json.dumps(self.before), encoding="utf-8")
+                os.replace(partial, self.before_file)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.writer and "loss" in logs:
+            examples = self.lessons.steps[state.global_step - 1]
+            self.writer.write(
+                step=state.global_step,
+                steps=state.max_steps,
+                loss=float(logs["loss"]),
+                lr=float(logs["learning_rate"]),
+                grad_norm=float(logs.get("grad_norm") or 0.0),
+                tokens=sum(len(e.input_ids) for e in examples),
+                loss_tokens=sum(int(e.loss_mask[1:].sum()) for e in examples),
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.after = self.trainer.heldout_loss(self.lessons.heldout)
+
+    def metrics(self) -> dict[str, Any]:
+        """What the report says of the stage; losses in nats per loss-bearing token."""
+        rows = curve(self.job.progress)
+        tenth = max(1, len(rows) // 10)
+        return {
+            "seconds": round(_elapsed(rows), 1),
+            "steps": len(rows),
+            "tokens": {"loss_bearing": sum(r.loss_tokens for r in rows), "all": sum(r.tokens for r in rows)},
+            "loss": {
+                "first": sum(r.loss for r in rows[:tenth]) / tenth,
+                "last": sum(r.loss for r in rows[-tenth:]) / tenth,
+                "heldout_before": self.before,
+                "heldout_after": self.after,
+            },
+        }
+
+
+def _elapsed(rows: Sequence[StepRow]) -> float:
+    """Seconds of training that led to the result; an attempt's clock begins at 0."""
+    total, last = 0.0, 0.0
+    for row in rows:
+        total += row.seconds - last if row.seconds > last else row.seconds
+        last = row.seconds
+    return total
+
+
+def _publish(
+    job: StageJob,
+    base: Path,
+    member: GroupMember,
+    trainer: StageTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    state: dict[str, torch.Tensor],
+    metrics: dict[str, Any],
+) -> None:
+    is_adapter = job.adapter != "full"
+    base_digest = digest_of(base)
+    parents = [base_digest]
+    if job.from_adapter is not None:
+        parents.append(digest_of(job.from_adapter))
+    with new_artifact(
+        job.artifact,
+        kind="adapter" if is_adapter else "model",
+        name=job.name,
+        fingerprint=job.fingerprint,
+        may_commit=member.fence.check,
+        base={"path": str(base), "digest": base_digest} if is_adapter else None,
+        parents=tuple(parents),
+        recipe=job.recipe,
+        data=dict(job.data),
+        seed=job.seed,
+        versions=library_versions(),
+        metrics=metrics,
+    ) as folder:
+        model: Any = trainer.model
+        if not is_adapter:
+            dtype = dtype_of(base)
+            model.config.dtype = dtype
+            model.generation_config.eos_token_id = list(job.end_ids)
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+            state = _cast(state, dtype)
+        model.save_pretrained(folder, state_dict=state)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        tokenizer.save_pretrained(folder)
+
+
+def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in `dtype`; tied ones stay one tensor, so that they are saved once."""
+    seen: dict[int, torch.Tensor] = {}
+    return {name: seen.setdefault(value.data_ptr(), value.to(dtype)) for name, value in state.items()}

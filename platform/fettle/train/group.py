@@ -1,0 +1,101 @@
+"""The driver's side of a worker group: one TorchTrainer for consecutive stages of one cluster spec."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from fettle.cluster import available_cpus, available_gpus
+from fettle.errors import DoesNotFit, FettleError, StageFailed
+from fettle.recipe.cluster import ClusterSpec
+from fettle.train.checkpoint import Fence
+from fettle.train.job import StageFunction, StageJob
+from fettle.train.worker import run_stages
+
+RETRIES = 1
+
+
+def run_group(
+    stages: Sequence[tuple[StageJob, StageFunction]],
+    cluster: ClusterSpec,
+    *,
+    fence: Fence,
+    out: Path,
+    watch: Callable[[], None],
+) -> None:
+    """Trains the stages on one worker group; returns when all their artifacts are there.
+
+    watch: called again and again from this thread meanwhile (it draws progress, and is where an interrupt is raised).
+    Raises DoesNotFit where the cluster is too small, the worker's own FettleError, or StageFailed.
+    """
+    check_fits(cluster)
+    trainer = TorchTrainer(
+        run_stages,
+        train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": out / "logs"},
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker},
+        ),
+        run_config=RunConfig(
+            name=f"{fence.token}-{stages[0][0].name}",
+            storage_path=str(out / "ray"),
+            failure_config=FailureConfig(max_failures=RETRIES),
+            worker_runtime_env={"env_vars": _worker_env(cluster)},
+        ),
+    )
+    failure: list[BaseException] = []
+    # In a thread, because only the main one can be interrupted while it waits, and it has the progress to draw.
+    thread = threading.Thread(target=_fit, args=(trainer, failure), name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        watch()
+    if failure:
+        raise _as_ours(failure[0], [job.name for job, _ in stages], out)
+
+
+def check_fits(cluster: ClusterSpec) -> None:
+    """Raises DoesNotFit unless the connected cluster has the CPUs and GPUs the group asks for."""
+    cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
+    for what, wanted, there in (("CPUs", cpus, available_cpus()), ("GPUs", gpus, available_gpus())):
+        if wanted > there:
+            raise DoesNotFit(
+                f"{cluster.workers} workers want {wanted} {what}, and the cluster has {there}",
+                field="cluster.workers",
+                fix=f"at most workers: {max(1, there // max(1, wanted // cluster.workers))}",
+            )
+
+
+def _fit(trainer: TorchTrainer, failure: list[BaseException]) -> None:
+    try:
+        trainer.fit()
+    except BaseException as error:
+        failure.append(error)
+
+
+def _worker_env(cluster: ClusterSpec) -> dict[str, str]:
+    env = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
+    if cluster.gpus_per_worker == 0:
+        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return env
+
+
+def _as_ours(error: BaseException, names: Sequence[str], out: Path) -> FettleError:
+    """A worker's own FettleError where there is one, else StageFailed naming the cause."""
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    for cause in causes:
+        inner = getattr(cause, "cause", None) or cause.__cause__ or cause
+        for found in (cause, inner):
+            if isinstance(found, FettleError):
+                return found
+    last = str(causes[0]).strip().splitlines()[-1][:300]
+    return StageFailed(f"stage {' or '.join(names)} failed: {last}\n  log: {out / 'logs'}")
+
+

@@ -1,0 +1,56 @@
+"""A stage's progress as a file of JSON lines: workers append, the driver and the report read."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step. loss: nats per loss-bearing token. seconds: since this attempt's training began."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    loss_tokens: int
+    seconds: float
+    time: float
+
+
+class ProgressWriter:
+    """Appends rows; only rank 0 has one."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.file = file
+        self.began = time.monotonic()
+
+    def write(self, **row: float) -> None:
+        """Appends one StepRow; `seconds` and `time` are filled in."""
+        filled = StepRow(seconds=time.monotonic() - self.began, time=time.time(), **row)  # type: ignore[arg-type]
+        with open(self.file, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(filled)) + "\n")
+
+
+def read_progress(file: Path, start: int = 0) -> tuple[list[StepRow], int]:
+    """(rows from byte `start` on, where to go on reading); a line still being written is left for the next time."""
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(start)
+            text = stream.read()
+    except FileNotFoundError:
+        return [], start
+    whole = text[: text.rfind(b"\n") + 1]
+    return [StepRow(**json.loads(line)) for line in whole.splitlines()], start + len(whole)
+
+
+def curve(file: Path) -> list[StepRow]:
+    """One row a step, in order; where an interrupted run repeated steps, the last writing counts."""
+    rows, _ = read_progress(file)
+    return [row for _, row in sorted({row.step: row for row in rows}.items())]

@@ -1,0 +1,1 @@
+"""The stages: one file each, a function of the same name."""

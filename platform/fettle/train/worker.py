@@ -1,0 +1,51 @@
+"""What runs on each Ray Train worker: its group's stages one after the other, skipping those that are done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import train
+
+from fettle.artifact import is_artifact
+from fettle.train.checkpoint import wait_for
+from fettle.train.job import GroupMember, StageFunction, StageJob
+
+
+def run_stages(config: dict[str, Any]) -> None:
+    """The train loop of a worker group: keys stages (jobs with their functions), cluster, fence, logs.
+
+    After a failure Ray Train calls this again from the top: what is finished is skipped, the rest resumes.
+    """
+    context = train.get_context()
+    member = GroupMember(context.get_world_rank(), context.get_world_size(), config["cluster"], config["fence"])
+    run_member(config["stages"], member, config["logs"])
+
+
+def run_member(stages: Sequence[tuple[StageJob, StageFunction]], member: GroupMember, logs: Path | None) -> None:
+    """The stages on one worker, whose process group (if there are several workers) is already there."""
+    if logs is not None:
+        _write_output_to(logs / f"worker-{member.rank}.log")
+    torch.set_num_threads(member.cluster.cpus_per_worker)
+    for job, function in stages:
+        if not is_artifact(job.artifact):
+            print(f"== stage {job.name} ({job.fingerprint})", flush=True)
+            function(job, member)
+        wait_for(job.artifact, member.fence)
+
+
+def _write_output_to(file: Path) -> None:
+    """Everything this process prints, libraries' C code included, goes to the end of `file`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    target = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+
+

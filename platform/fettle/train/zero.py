@@ -1,0 +1,57 @@
+"""DeepSpeed: its configuration, what of it is built at set-up, and gathering a sharded model. Its only importer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fettle.recipe.cluster import ClusterSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Trainer
+
+
+def needs_engine(cluster: ClusterSpec) -> bool:
+    """Whether the group trains through a DeepSpeed engine: one worker at ZeRO 0 gains nothing from one."""
+    return cluster.workers > 1 or cluster.zero > 0
+
+
+def zero_config(cluster: ClusterSpec) -> dict[str, Any]:
+    """The DeepSpeed configuration of a worker group; "auto" is filled in by transformers from its own arguments.
+
+    Mixed precision is off here: autocast lies inside the model's forward, the same with and without an engine.
+    """
+    zero: dict[str, Any] = {"stage": cluster.zero, "overlap_comm": False}
+    if cluster.zero == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1_000_000,
+    }
+    if cluster.offload:
+        # A client's own torch optimizer cannot be offloaded (train.md 1): DeepSpeed's AdamW has to be the config's.
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        config["optimizer"] = {
+            "type": "AdamW",
+            "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"},
+        }
+    return config
+
+
+def full_state(trainer: Trainer) -> dict[str, torch.Tensor] | None:
+    """Every weight of the trained model on rank 0, None elsewhere; all ranks have to call it (ZeRO 3 gathers)."""
+    if trainer.is_deepspeed_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.deepspeed)
+        return state if trainer.is_world_process_zero() else None
+    return trainer.model.state_dict() if trainer.is_world_process_zero() else None
+
+
+def prebuild() -> None:
+    """Builds the one op DeepSpeed needs on CPUs, in one process; inside workers an interrupted build locks the rest."""
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load(verbose=False)

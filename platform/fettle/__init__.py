@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fettle.pipeline.runner import run
     from fettle.serving.app import serve
+
+# `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
+if (Path.home() / ".ray" / "auth_token").is_file():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 __all__ = ["run", "serve"]
 __version__ = "0.1.0"

@@ -91,5 +91,3 @@ def _start(num_cpus: int) -> None:
             if attempt == _START_TRIES:
                 raise FettleError(f"Ray did not start after {attempt} tries: {error}") from error
             time.sleep(2 * attempt)
-
-

@@ -1,10 +1,10 @@
 """The errors fettle raises on purpose.
 
-    FettleError                 something of ours failed; the command line exits with `exit_code`
-    ├── UserError       (2)     the user's mistake: where it is, what was got, what is expected, how to fix it
-    ├── DoesNotFit      (2)     the plan asks for more than this machine or cluster has
-    ├── StageFailed     (1)     a stage's workers died; carries the log to read
-    └── Interrupted     (130)   SIGINT or SIGTERM
+FettleError                 something of ours failed; the command line exits with `exit_code`
+├── UserError       (2)     the user's mistake: where it is, what was got, what is expected, how to fix it
+├── DoesNotFit      (2)     the plan asks for more than this machine or cluster has
+├── StageFailed     (1)     a stage's workers died; carries the log to read
+└── Interrupted     (130)   SIGINT or SIGTERM
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ import sys
 
 import typer
 
+from fettle.cli import data
 from fettle.cli.run import run_command
+from fettle.cli.submit import submit_command
 from fettle.errors import FettleError
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_command)
+app.command("submit")(submit_command)
+app.add_typer(data.app, name="data")
 
 
 @app.callback()

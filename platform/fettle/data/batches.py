@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 IGNORE = -100
 
 
 class Encoded(Protocol):
-    """An example as token ids, with the loss-bearing ones marked."""
+    """An example as token ids, integer [T], with the loss-bearing ones marked, bool [T]."""
 
     @property
-    def input_ids(self) -> Sequence[int]: ...
+    def input_ids(self) -> np.ndarray: ...
 
     @property
-    def loss_mask(self) -> Sequence[bool]: ...
+    def loss_mask(self) -> np.ndarray: ...
 
 
 def share_out(lengths: Sequence[int], bins: int) -> list[list[int]]:
@@ -64,8 +65,9 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
     example is never a label: nothing before it predicts it. Padding is an example of its own that bears no loss. No
     examples at all give one row of padding, so that this worker still takes part in its group's collectives.
     """
-    rows = best_fit([len(e.input_ids) for e in examples], max_length) if packing else [[i] for i in range(len(examples))]
-    width = max((sum(len(examples[i].input_ids) for i in row) for row in rows), default=2)
+    lengths = [len(example.input_ids) for example in examples]
+    rows = best_fit(lengths, max_length) if packing else [[i] for i in range(len(examples))]
+    width = max((sum(lengths[i] for i in row) for row in rows), default=2)
     shape = (max(1, len(rows)), width)
     input_ids = torch.full(shape, pad_id, dtype=torch.int64)
     labels = torch.full(shape, IGNORE, dtype=torch.int64)
@@ -74,13 +76,13 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
         at = 0
         for position in row:
             example = examples[position]
-            ids = torch.as_tensor(example.input_ids, dtype=torch.int64)
-            bears_loss = torch.as_tensor(example.loss_mask, dtype=torch.bool).clone()
+            end = at + lengths[position]
+            ids = torch.from_numpy(example.input_ids.astype(np.int64))
+            bears_loss = torch.from_numpy(example.loss_mask.copy())
             bears_loss[0] = False
-            end = at + len(ids)
             input_ids[number, at:end] = ids
             labels[number, at:end] = torch.where(bears_loss, ids, IGNORE)
-            position_ids[number, at:end] = torch.arange(len(ids))
+            position_ids[number, at:end] = torch.arange(end - at)
             at = end
         position_ids[number, at:] = torch.arange(width - at)
     return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}

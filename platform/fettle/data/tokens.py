@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class TokenSet(Sequence[TokenExample]):
         self.ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
         self.mask = np.load(folder / "mask.npy", mmap_mode="r", allow_pickle=False)
         self.offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        self.counts: dict[str, int] = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,8 +54,8 @@ class TokenSet(Sequence[TokenExample]):
         return np.add.reduceat(bears, self.offsets[:-1]).astype(int).tolist() if len(self) else []
 
 
-def write_tokens(folder: Path, examples: Iterable[Encoded]) -> TokenSet:
-    """The examples as a TokenSet at `folder`, whole or absent."""
+def write_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[], dict[str, int]] = dict) -> TokenSet:
+    """The examples as a TokenSet at `folder`, whole or absent; `counts` is asked after the last one."""
     ids: list[np.ndarray] = []
     mask: list[np.ndarray] = []
     offsets = [0]
@@ -68,6 +70,7 @@ def write_tokens(folder: Path, examples: Iterable[Encoded]) -> TokenSet:
         np.save(partial / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int32))
         np.save(partial / "mask.npy", np.concatenate(mask) if mask else np.zeros(0, bool))
         np.save(partial / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+        (partial / "counts.json").write_text(json.dumps(counts()), encoding="utf-8")
         if not folder.is_dir():
             os.rename(partial, folder)
     finally:

@@ -30,7 +30,7 @@ def attach(model: PreTrainedModel, spec: LoraSpec, base: Path, seed: int) -> Pef
         base_model_name_or_path=str(base),
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise UserError(f"{error}", field="adapter.targets", expected=", ".join(names)) from error
@@ -44,7 +44,7 @@ def resume(model: PreTrainedModel, adapter: Path) -> PeftModel:
 def merged(base: Path, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base's weights with the adapter's update added, computed in float32, given in `dtype`."""
     model = PeftModel.from_pretrained(load_weights(base, torch.float32), adapter)
-    return model.merge_and_unload().to(dtype)  # type: ignore[operator]
+    return model.merge_and_unload().to(dtype)
 
 
 def rank_of(adapter: Path) -> int:

@@ -40,14 +40,19 @@ def check_model_folder(folder: Path, **where: object) -> None:
         raise _error(f"no model in {folder}: it has no config.json", where, expected="a Hugging Face model's folder")
     if not any(folder.glob("*.safetensors")):
         unsafe = [file.name for file in folder.iterdir() if file.suffix in _UNSAFE]
-        got = f"{folder} has no *.safetensors" + (f", only {unsafe[0]}, which can run code when loaded" if unsafe else "")
+        got = f"{folder} has no *.safetensors"
+        got += f", only {unsafe[0]}, which can run code when loaded" if unsafe else ""
         raise _error(got, where, fix="convert the weights to safetensors" if unsafe else None)
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _error(f"{config} is not valid JSON ({error})", where) from None
     if "auto_map" in settings:
-        raise _error(f"{folder} wants to run code of its own (auto_map in {config.name})", where, fix="use a model whose architecture transformers has")
+        raise _error(
+            f"{folder} wants to run code of its own (auto_map in {config.name})",
+            where,
+            fix="use a model whose architecture transformers has",
+        )
 
 
 def positions_of(folder: Path) -> int:

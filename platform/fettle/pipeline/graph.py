@@ -18,6 +18,8 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 
 DEFAULT_LENGTH = 2048
+# Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
+_CHANGES_NOTHING = {"name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length"}
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,7 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
     adapter = _adapter(recipe, stage, origin)
     max_length = _max_length(recipe, stage, origin.root)
     precision = resolve_precision(cluster)
-    sources = [
-        _source(recipe, f"{at}.data", recipe.resolve(data.path), data.split, data.weight) for data in stage.data
-    ]
+    sources = [_source(recipe, f"{at}.data", recipe.resolve(data.path), data.split, data.weight) for data in stage.data]
     if stage.replay is not None:
         share = stage.replay.fraction / (1 - stage.replay.fraction) * sum(s.weight for s in sources)
         sources.append(_source(recipe, f"{at}.replay.data", recipe.resolve(stage.replay.data), "document", share))
@@ -112,8 +112,7 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
         heldout = _source(recipe, f"{at}.heldout.data", recipe.resolve(stage.heldout.data), "document", 1.0)
     fingerprint = _hash(
         {
-            # How often to save, and what the stage is called, change nothing in what it computes.
-            "stage": stage.model_dump(mode="json", exclude={"name", "checkpoint", "data", "replay", "cluster", "from_"}),
+            "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
             "sources": [(source.digest, source.weight) for source in sources],
             "heldout": heldout.digest if heldout else None,
             "adapter": adapter if isinstance(adapter, str) else adapter.model_dump(mode="json"),
@@ -205,7 +204,7 @@ def _source(
     recipe: Recipe, field: str, path: Path, split: Literal["document", "lines"], weight: float
 ) -> PlannedSource:
     where = _where(recipe, field)
-    files = find_files(path, **where)
+    files = find_files(path, file=recipe.file, **where)
     digest = _hash({"files": [digest_file(file) for file in files], "split": split})
     return PlannedSource(field, path, tuple(files), split, weight, digest)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from fettle.artifact import digest_file
-from fettle.data.chat import template_of
-from fettle.data.encode import Counts, Example, encode
+from fettle.data.chat import rendering_of, template_of
+from fettle.data.check import inspect_stage
+from fettle.data.encode import Counts, encode
 from fettle.data.formats import read_file
-from fettle.data.record import Record
 from fettle.data.tokens import TokenSet, write_tokens
-from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
 from fettle.pipeline.graph import PlannedSource, PlannedStage
 from fettle.recipe import Recipe
@@ -23,18 +24,28 @@ from fettle.train.job import StageJob
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
-def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> list[StageJob]:
-    """A job for every stage, its data encoded under `cache`; what is encoded already is taken as it is.
+def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tuple[list[StageJob], list[str]]:
+    """(a job for every stage, what to tell of the data); encoded under `cache`, where what is there is taken as it is.
 
-    Raises UserError for the first mistake in any of the data, with its file and line.
+    Raises UserError with the first mistakes in any of the data, each with its file and line, before encoding any.
     """
+    notes = []
+    for stage in stages:
+        found = inspect_stage(recipe, stage.spec)
+        found.raise_mistakes()
+        num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
+        if num_warnings:
+            notes.append(f"stages.{stage.spec.name}: {num_warnings} warnings; `fettle data check` tells them")
     tokenizers: dict[Path, PreTrainedTokenizerBase] = {}
     jobs = []
     for stage in stages:
         root = stage.origin.root
         if root not in tokenizers:
             tokenizers[root] = load_tokenizer(root)
-        tokens = [_tokens(source, stage, tokenizers[root], cache) for source in stage.sources]
+        tokens = []
+        for source in stage.sources:
+            tokens.append(_tokens(source, stage, tokenizers[root], cache))
+            notes += _notes(source, stage, TokenSet(tokens[-1])) + _plain_prompt(source, tokenizers[root])
         jobs.append(
             StageJob(
                 name=stage.spec.name,
@@ -56,7 +67,7 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> list
                 end_ids=end_ids(tokenizers[root]),
             )
         )
-    return jobs
+    return jobs, notes
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -70,58 +81,38 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in found))
 
 
-def _tokens(
-    source: PlannedSource, stage: PlannedStage, tokenizer: PreTrainedTokenizerBase, cache: Path
-) -> Path:
+def _tokens(source: PlannedSource, stage: PlannedStage, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Path:
     """The folder of the source's encoded examples; named by everything that decides what is in it."""
     root = stage.origin.root
-    total = hashlib.sha256(f"{source.digest}/{stage.max_length}/{stage.spec.on_long}/{stage.spec.kind}".encode())
+    total = hashlib.sha256(f"{source.digest}/{stage.max_length}/{stage.spec.on_long}".encode())
     for name in _TOKENIZER_FILES:
         if (root / name).is_file():
             total.update(digest_file(root / name).encode())
     folder = cache / total.hexdigest()[:32]
     if not folder.is_dir():
-        write_tokens(folder, _examples(source, stage, tokenizer))
-    if len(TokenSet(folder)) < 1:
-        raise UserError("no record here gives an example to learn from", file=source.path, field=source.field)
+        counts = Counts()
+        records = chain.from_iterable(read_file(file, split=source.split)[1] for file in source.files)
+        examples = encode(records, tokenizer, max_length=stage.max_length, on_long=stage.spec.on_long, counts=counts)
+        write_tokens(folder, examples, counts=lambda: asdict(counts))
     return folder
 
 
-def _examples(
-    source: PlannedSource, stage: PlannedStage, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Example]:
-    return encode(
-        _records(source, stage),
-        tokenizer,
-        max_length=stage.max_length,
-        on_long=stage.spec.on_long,
-        counts=Counts(),
-    )
+def _notes(source: PlannedSource, stage: PlannedStage, tokens: TokenSet) -> list[str]:
+    """What the user should know became of the source's records."""
+    counts = tokens.counts
+    told = []
+    if counts["cut"]:
+        told.append(f"{counts['cut']:,} longer than {stage.max_length} tokens were cut")
+    if counts["skipped_long"]:
+        told.append(f"{counts['skipped_long']:,} longer than {stage.max_length} tokens were skipped")
+    if counts["skipped_empty"]:
+        told.append(f"{counts['skipped_empty']:,} with nothing to learn were skipped")
+    return [f"{source.field}: of {counts['records']:,} records " + ", ".join(told)] if told else []
 
 
-def _records(source: PlannedSource, stage: PlannedStage) -> Iterator[Record]:
-    for file in source.files:
-        for record in read_file(file, split=source.split)[1]:
-            if (record.kind == "text") != (stage.spec.kind == "pretrain"):
-                raise _wrong_kind(record, stage)
-            yield record
-
-
-def _wrong_kind(record: Record, stage: PlannedStage) -> UserError:
-    if stage.spec.kind == "pretrain":
-        return UserError(
-            f"{record.kind.replace('_', '/')} records in a pretrain stage",
-            file=record.file,
-            line=record.line,
-            field=f"stages.{stage.spec.name}.data",
-            expected='raw text: .txt, or {"text": …} records',
-            fix="use kind: sft for these",
-        )
-    return UserError(
-        "raw text in an sft stage: it has no answers to learn",
-        file=record.file,
-        line=record.line,
-        field=f"stages.{stage.spec.name}.data",
-        expected="messages, prompt/completion or Alpaca records",
-        fix="use kind: pretrain for raw text",
-    )
+def _plain_prompt(source: PlannedSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """How the first record reads where the base has no chat template: users should see what their prompts become."""
+    first = next(read_file(source.files[0], split=source.split)[1])
+    if tokenizer.chat_template or first.text is not None:
+        return []
+    return [f"{source.field}: the base has no chat template; the first record reads\n{rendering_of(first, tokenizer)}"]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-
 from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 
@@ -70,7 +69,8 @@ def write_report(report: Report, stages: Sequence[PlannedStage]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
     _replace(report.out / "report.json", json.dumps(told, indent=2) + "\n")
-    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) for stage, row in zip(stages, report.stages, strict=True)]
+    pairs = zip(stages, report.stages, strict=True)
+    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) for stage, row in pairs]
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
     _replace(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
 
@@ -107,7 +107,7 @@ def _svg(rows: Sequence[StepRow], stage: StageReport) -> str:
     axes.plot([r.step for r in rows], [r.loss for r in rows], color="#2f6db3", linewidth=1.2, label="training")
     before, after = stage.loss["heldout_before"], stage.loss["heldout_after"]
     if before is not None and after is not None and rows:
-        axes.plot([0, rows[-1].step], [before, after], "o--", color="#c4622d", linewidth=1, markersize=5, label="held out")
+        axes.plot([0, rows[-1].step], [before, after], "o--", color="#c4622d", linewidth=1, label="held out")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("nats per token")
     axes.spines[["top", "right"]].set_visible(False)
@@ -122,5 +122,3 @@ def _replace(file: Path, text: str) -> None:
     partial = file.with_name(f".partial-{file.name}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
-
-

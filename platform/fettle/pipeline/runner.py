@@ -38,7 +38,7 @@ STAGES: dict[str, StageFunction] = {"pretrain": pretrain, "sft": sft}
 def run(
     recipe: str | Path,
     out: str | Path | None = None,
-    set: Mapping[str, Any] | None = None,  # noqa: A002 - the command line's word
+    set: Mapping[str, Any] | None = None,
     until: str | None = None,
 ) -> Report:
     """Trains the recipe's stages and returns the report; it also lies in `out` as report.json and report.html.
@@ -57,16 +57,19 @@ def run(
     _check_free(folder, loaded)
     was_there = folder.exists()
     try:
-        jobs = prepare(loaded, waiting, folder / "tokens")
+        jobs, notes = prepare(loaded, waiting, folder / "tokens")
     except BaseException:
         if not was_there:  # a mistake in the data leaves nothing behind
             shutil.rmtree(folder, ignore_errors=True)
         raise
     with _taken(folder, loaded) as fence, quiet(folder / "logs" / "run.log") as console, interruptible():
         console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
+        for note in notes:
+            console.print(note, markup=False)
         if waiting:
             _train(waiting, jobs, fence, folder, console)
-        report = make_report(loaded, folder, stages, {s.spec.name for s in stages if s not in waiting}, time.monotonic() - began)
+        cached = {stage.spec.name for stage in stages if stage not in waiting}
+        report = make_report(loaded, folder, stages, cached, time.monotonic() - began)
         write_report(report, stages)
         console.print(table(report))
         console.print(f"report    {_near(folder / 'report.html')}")
@@ -159,5 +162,3 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-

@@ -27,7 +27,7 @@ def check_cpus(recipe: Recipe, stage: Stage, cluster: ClusterSpec) -> None:
     if cluster.workers * cluster.cpus_per_worker > there:
         field = f"stages.{stage.name}.cluster.workers" if stage.cluster else "cluster.workers"
         raise DoesNotFit(
-            f"{cluster.workers} workers with {cluster.cpus_per_worker} CPU(s) each are more than this machine's {there}",
+            f"{cluster.workers} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
             file=recipe.file,
             line=recipe.line(field),
             field=field,

@@ -15,7 +15,7 @@ class ClusterSpec(Spec):
     zero: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage. One worker with 0 runs without a DeepSpeed engine."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward pass: `bf16` autocasts over float32 weights; `auto` is bf16 where the hardware has it."""
+    """Of the forward pass: `bf16` autocasts over float32 weights; `auto` is bf16 where the hardware has it."""
     cpus_per_worker: int = Field(1, ge=1)
     """CPU cores, and torch threads, of each worker."""
     gpus_per_worker: Literal[0, 1] = 0

@@ -23,7 +23,7 @@ _Loader.add_implicit_resolver(
 
 def parse_value(text: str) -> Any:
     """The YAML value of a short text, as on the right of `--set key=VALUE`."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_yaml(file: Path) -> tuple[Any, dict[str, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from fettle.artifact import is_artifact, library_versions, new_artifact
@@ -118,7 +119,7 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
     gc.collect()
 
 
-def _load(job: StageJob, base: Path, member: GroupMember) -> torch.nn.Module:
+def _load(job: StageJob, base: Path, member: GroupMember) -> PreTrainedModel | PeftModel:
     if job.adapter == "full":
         if job.from_adapter is not None:
             return adapters.merged(job.base, job.from_adapter, torch.float32)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -47,7 +46,7 @@ def run_group(
             name=f"{fence.token}-{stages[0][0].name}",
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=RETRIES),
-            worker_runtime_env={"env_vars": _worker_env(cluster)},
+            worker_runtime_env={"env_vars": _worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
         ),
     )
     failure: list[BaseException] = []
@@ -97,5 +96,3 @@ def _as_ours(error: BaseException, names: Sequence[str], out: Path) -> FettleErr
                 return found
     last = str(causes[0]).strip().splitlines()[-1][:300]
     return StageFailed(f"stage {' or '.join(names)} failed: {last}\n  log: {out / 'logs'}")
-
-

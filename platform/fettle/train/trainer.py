@@ -11,12 +11,14 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -63,7 +65,7 @@ class StageTrainer(SFTTrainer):
     def __init__(
         self,
         *,
-        model: torch.nn.Module,
+        model: PreTrainedModel | PeftModel,
         args: SFTConfig,
         tokenizer: PreTrainedTokenizerBase,
         batches: MicroBatches,
@@ -80,7 +82,7 @@ class StageTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),  # batches come from us
             callbacks=callbacks,
         )
-        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         add_fused_lm_head(causal, outputs=("log_probs",))
         if precision == "bf16":
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
@@ -94,11 +96,10 @@ class StageTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Warm-up, then down to the floor."""
-        self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer, functools.partial(rate_at, steps=num_training_steps, spec=self.schedule)
-        )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+        rate = functools.partial(rate_at, steps=num_training_steps, spec=self.schedule)
+        schedule = LambdaLR(cast(Optimizer, optimizer or self.optimizer), rate)
+        self.lr_scheduler, self._created_lr_scheduler = schedule, True
+        return schedule
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -47,5 +47,3 @@ def _write_output_to(file: Path) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
-
-

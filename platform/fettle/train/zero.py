@@ -47,6 +47,7 @@ def full_state(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     if trainer.is_deepspeed_enabled:
         state = trainer.accelerator.get_state_dict(trainer.deepspeed)
         return state if trainer.is_world_process_zero() else None
+    assert trainer.model is not None
     return trainer.model.state_dict() if trainer.is_world_process_zero() else None
 
 

@@ -1,0 +1,53 @@
+"""`fettle submit`: a recipe's stages as a job of a Ray cluster, followed until it ends."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fettle.cli.run import parse_overrides
+from fettle.errors import UserError
+
+
+def submit_command(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, below the folder that is submitted.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder, where all nodes see it.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over the recipe's own; repeatable.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="The job server; by default RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265.")
+    ] = None,
+    working_dir: Annotated[Path, typer.Option(help="The folder that travels to the cluster.")] = Path(),
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+) -> None:
+    """Submit a recipe to a Ray cluster's job server and follow its log."""
+    from fettle.recipe import load_recipe
+
+    overrides = set_ or []
+    load_recipe(recipe, parse_overrides(overrides))
+    folder = working_dir.resolve()
+    if not recipe.resolve().is_relative_to(folder):
+        raise UserError(
+            f"{recipe} does not lie below {folder}", fix="submit from a folder above it, or say --working-dir"
+        )
+    words = ["python", "jobs/pipeline.py", str(recipe.resolve().relative_to(folder))]
+    # The job's own folder goes when the job does.
+    words += ["--out", str((out or Path("runs", recipe.stem)).resolve())]
+    words += [word for pair in overrides for word in ("--set", pair)]
+    words += ["--until", until] if until else []
+    server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+
+    from fettle.pipeline.submit import submit_job
+
+    # The entrypoint goes through a shell over there: quoted word by word.
+    submit_job(server, shlex.join(words), folder, follow=wait, say=typer.echo)

@@ -1,0 +1,54 @@
+"""A recipe as a job of a Ray cluster's job server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from fettle.errors import FettleError, UserError
+
+# Of the submitted folder; .gitignore is honoured too.
+_NOT_SUBMITTED = [".git", ".venv", "runs", "**/__pycache__"]
+
+
+def submit_job(server: str, entrypoint: str, folder: Path, *, follow: bool, say: Callable[[str], None]) -> None:
+    """Runs the shell line `entrypoint` in a copy of `folder` on the cluster of a job server, following its log.
+
+    Raises UserError if no server answers, FettleError if the job does not succeed.
+    """
+    try:
+        client = JobSubmissionClient(server)
+        job = client.submit_job(
+            entrypoint=entrypoint,
+            runtime_env={"working_dir": str(folder), "excludes": _NOT_SUBMITTED},
+        )
+    except AuthenticationError:
+        raise UserError(
+            f"the Ray job server at {server} wants a token",
+            field="--address",
+            fix="put the cluster's token into ~/.ray/auth_token, or set RAY_AUTH_TOKEN",
+        ) from None
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray job server answers at {server} ({str(error).splitlines()[0][:200]})",
+            field="--address",
+            fix="start a cluster with `ray start --head`, or name its dashboard's address",
+        ) from error
+    say(f"submitted {job} to {server}")
+    if not follow:
+        say(f"its log: ray job logs --address {server} {job}")
+        return
+    asyncio.run(_follow(client, job))
+    status, told = client.get_job_status(job), client.get_job_info(job).message
+    if status != JobStatus.SUCCEEDED:
+        raise FettleError(f"job {job} {status.value.lower()}: {(told or '').strip().splitlines()[0] if told else ''}")
+    say(f"job {job} succeeded")
+
+
+async def _follow(client: JobSubmissionClient, job: str) -> None:
+    async for lines in client.tail_job_logs(job):
+        print(lines, end="", flush=True)

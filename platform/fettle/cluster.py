@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
+import psutil
 import ray
 
 from fettle.errors import FettleError, UserError
+from fettle.signals import handlers_kept
 
 # Ray starts its workers at nice 15, where they starve beside anything else on the machine (one got 4 s of CPU in
 # 330 s, measured 2026-08 on 2 cores); its own setting has to stand in the environment before ray.init.
@@ -25,14 +26,15 @@ _OUR_CLUSTER_ENV = {
     "RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0",
 }
 _START_TRIES = 4
+_GONE_TIMEOUT_S = 5
 
 
 @contextmanager
-def ray_session(log: Path | None = None, *, num_cpus: int | None = None) -> Iterator[bool]:
+def ray_session(*, num_cpus: int | None = None) -> Iterator[bool]:
     """Yields whether the cluster is our own. Connects on entry; on exit disconnects and stops what we started.
 
     Inside a session another one joins it. num_cpus: size of a cluster of our own, by default the machine's cores.
-    log: where Ray's driver-side noise goes. Raises UserError if RAY_ADDRESS names a cluster that does not answer,
+    Raises UserError if RAY_ADDRESS names a cluster that does not answer,
     FettleError if our own does not start.
     """
     if ray.is_initialized():
@@ -41,16 +43,17 @@ def ray_session(log: Path | None = None, *, num_cpus: int | None = None) -> Iter
     address = os.environ.get("RAY_ADDRESS")
     for key, value in _OUR_CLUSTER_ENV.items():
         os.environ.setdefault(key, value)
-    if log is not None:
-        logging.getLogger("ray").propagate = False
-    if address:
-        _join(address)
-    else:
-        _start(num_cpus or os.cpu_count() or 1)
-    try:
-        yield not address
-    finally:
-        ray.shutdown()
+    with _no_process_left() as note:
+        try:
+            with handlers_kept():
+                if address:
+                    _join(address)
+                else:
+                    _start(num_cpus or os.cpu_count() or 1)
+            yield not address
+        finally:
+            note()
+            ray.shutdown()
 
 
 def available_cpus() -> int:
@@ -91,3 +94,28 @@ def _start(num_cpus: int) -> None:
             if attempt == _START_TRIES:
                 raise FettleError(f"Ray did not start after {attempt} tries: {error}") from error
             time.sleep(2 * attempt)
+
+
+@contextmanager
+def _no_process_left() -> Iterator[Callable[[], None]]:
+    """Ends what was started within the block and is still there at its end; yields a function to call right before
+    Ray is shut down, when its processes can still be told by their parents.
+
+    Ray's workers end by themselves up to seconds after ray.shutdown has returned, and an interrupt within ray.init
+    leaves a half-started cluster that ray.shutdown does not know of.
+    """
+    here = psutil.Process()
+    before = set(here.children(recursive=True))
+    started: set[psutil.Process] = set()
+
+    def note() -> None:
+        started.update(set(here.children(recursive=True)) - before)
+
+    try:
+        yield note
+    finally:
+        note()
+        for process in psutil.wait_procs(started, timeout=_GONE_TIMEOUT_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(started, timeout=_GONE_TIMEOUT_S)

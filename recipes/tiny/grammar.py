@@ -9,7 +9,7 @@ from words import BANKS, NAME_ENDS, NAME_STARTS
 
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 BLANK = re.compile(r"\{([a-z_]+)(:[a-z0-9_]+)?\}")
-SENTENCE_START = re.compile(r"(^|[.!?] |\n|\n\")([a-z])")
+SENTENCE_START = re.compile(r"(^|[.!?] \"?|\n\"?)([a-z])")
 QUOTE_START = re.compile(r"([,:] \"|^\")([a-z])")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|u[^ns]|un[^i]|hour|eight|11\b|18\b|8\d?\b)")
 
@@ -62,7 +62,9 @@ class Writer:
         if bank == "year":
             return str(rng.randint(1780, 2015))
         if bank == "price":
-            return rng.choice((f"{rng.randint(2, 90)} coins", f"{rng.randint(2, 60)} crowns", f"{rng.randint(1, 40)} pounds"))
+            return rng.choice(
+                (f"{rng.randint(2, 90)} coins", f"{rng.randint(2, 60)} crowns", f"{rng.randint(1, 40)} pounds")
+            )
         return rng.choice(BANKS[bank])
 
     def _blank(self, match: re.Match[str]) -> str:

@@ -7,7 +7,10 @@ import sys
 import typer
 
 from fettle.cli import data
+from fettle.cli.chat import chat_command
+from fettle.cli.demo import demo_command
 from fettle.cli.run import run_command
+from fettle.cli.serve import serve_command
 from fettle.cli.submit import submit_command
 from fettle.errors import FettleError
 
@@ -20,7 +23,10 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.command("submit")(submit_command)
+app.command("serve")(serve_command)
+app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")
+app.command("demo")(demo_command)
 
 
 @app.callback()

@@ -5,33 +5,32 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from fettle.cluster import ray_session
-from fettle.errors import Interrupted, UserError
+from fettle.errors import UserError
 from fettle.pipeline.console import ProgressLine, quiet
 from fettle.pipeline.graph import PlannedStage, plan_stages
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.report import Report, make_report, table, write_report
 from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
+from fettle.signals import interruptible
 from fettle.train.checkpoint import Fence
 from fettle.train.group import run_group
 from fettle.train.job import StageFunction, StageJob
 from fettle.train.stages.pretrain import pretrain
 from fettle.train.stages.sft import sft
 
+_GOES_ON = "; the same command goes on from here"
 STAGES: dict[str, StageFunction] = {"pretrain": pretrain, "sft": sft}
 
 
@@ -62,7 +61,7 @@ def run(
         if not was_there:  # a mistake in the data leaves nothing behind
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    with _taken(folder, loaded) as fence, quiet(folder / "logs" / "run.log") as console, interruptible():
+    with _taken(folder, loaded) as fence, quiet(folder / "logs" / "run.log") as console, interruptible(_GOES_ON):
         console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
         for note in notes:
             console.print(note, markup=False)
@@ -86,7 +85,7 @@ def _train(
     waiting: Sequence[PlannedStage], jobs: Sequence[StageJob], fence: Fence, folder: Path, console: Console
 ) -> None:
     by_name = {job.name: job for job in jobs}
-    with ray_session(folder / "logs" / "run.log"):
+    with ray_session():
         for cluster, members in groupby(waiting, key=lambda stage: stage.cluster):
             for stages in _groups(list(members)):
                 group = [(by_name[stage.spec.name], STAGES[stage.spec.kind]) for stage in stages]
@@ -144,21 +143,3 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
         token = uuid.uuid4().hex[:12]
         (folder / ".epoch").write_text(token, encoding="utf-8")
         yield Fence(folder / ".epoch", token)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted in the main thread, even where a script's child inherited them ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
-
-    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

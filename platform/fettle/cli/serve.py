@@ -1,0 +1,88 @@
+"""`fettle serve`: a model behind an OpenAI-compatible endpoint, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fettle.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from fettle.serving.app import Endpoint
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve_command(
+    model: Annotated[str, typer.Argument(help="The bundled `tiny`, the folder of a model or an adapter, or a hub id.")],
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines reach 0.0.0.0.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="What requests call MODEL; by default its own name.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP, in OpenAI's format, on Ray Serve and vLLM."""
+    from fettle.engine.env import EngineOptions
+    from fettle.serving.signals import interruptible
+
+    adapters = adapters_of(adapter or [])
+    options = EngineOptions(dtype=dtype, max_model_len=max_model_len)  # type: ignore[arg-type]  # checked by itself
+    began, endpoint = time.monotonic(), None
+    with interruptible() as arm:
+        try:
+            from fettle.serving.app import serve
+
+            def say(text: str) -> None:
+                arm()
+                typer.echo(f"[{time.monotonic() - began:5.1f} s] {text}")
+
+            with serve(model, port=port, host=host, name=name, adapters=adapters, options=options, say=say) as endpoint:
+                say("ready")
+                typer.echo(_how_to_use(endpoint))
+                if host not in _LOOPBACK:
+                    typer.echo("note: whoever can reach this address can use it; there are no keys yet")
+                while True:
+                    time.sleep(3600)
+        except (KeyboardInterrupt, SystemExit):  # within ray.init SIGTERM is Ray's own handler, which exits
+            if endpoint is None:
+                raise Interrupted("stopped before it was ready") from None
+            typer.echo("stopped")
+
+
+def adapters_of(given: list[str]) -> dict[str, Path]:
+    """Name to folder of each `NAME=FOLDER`. Raises UserError for anything else, or a name given twice."""
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not (name and equals and folder):
+            raise UserError(
+                f"'{one}' is not NAME=FOLDER", field="--adapter", expected="as in --adapter support=runs/a/sft"
+            )
+        if name in found:
+            raise UserError(f"two adapters named '{name}'", field="--adapter", fix="give one of them another name")
+        found[name] = Path(folder)
+    return found
+
+
+def _how_to_use(endpoint: Endpoint) -> str:
+    body: dict[str, object] = {"model": endpoint.served.primary}
+    if endpoint.served.chats:
+        route = "/v1/chat/completions"
+        body |= {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
+    else:
+        route = "/v1/completions"
+        body |= {"prompt": "Once upon a time", "max_tokens": 64}
+    return (
+        f"\n  {endpoint.url}/v1   models: {', '.join(endpoint.names)}\n\n"
+        f"  curl -s {endpoint.url}{route} -H 'Content-Type: application/json' \\\n    -d '{json.dumps(body)}'\n\n"
+        "Ctrl-C stops it."
+    )

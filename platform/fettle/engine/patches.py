@@ -1,0 +1,60 @@
+"""Bugs of vLLM that we mend, each with its test; applied in every process that holds a worker by importing this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.lora.ops import torch_ops
+from vllm.lora.ops.torch_ops import lora_ops
+from vllm.lora.punica_wrapper import punica_cpu
+
+_EXPANDS = ("bgmv_expand", "bgmv_expand_slice")
+
+
+class WorkerExtension:
+    """Named to vLLM as `worker_extension_cls`: so this module is imported wherever a worker is made, before it runs."""
+
+
+def keep_base_rows() -> None:
+    """On a CPU a row without adapter keeps the base's output in a batch where other rows have one.
+
+    Upstream (0.32.0, vllm/lora/ops/torch_ops/lora_ops.py) marks such a row with slot -1 and indexes the weights with
+    it: the row gets the adapter of the last slot, and its log-probabilities are off by 1 to 2 nats. Zeroing its input
+    to the second product leaves the row as it was; linear, embedding and logits layers all pass through these two.
+    """
+    for name in _EXPANDS:
+        upstream = getattr(lora_ops, name)
+        if getattr(upstream, "keeps_base_rows", False):
+            continue
+        kept = _without_base_rows(upstream)
+        for module in (lora_ops, torch_ops, punica_cpu):  # each has bound the name for itself
+            setattr(module, name, kept)
+
+
+def restore_upstream() -> None:
+    """Undoes `keep_base_rows`, for the test that shows the bug."""
+    for name in _EXPANDS:
+        patched = getattr(lora_ops, name)
+        for module in (lora_ops, torch_ops, punica_cpu):
+            setattr(module, name, getattr(patched, "upstream", patched))
+
+
+def _without_base_rows(upstream: Any) -> Any:
+    def expand(
+        inputs: torch.Tensor,
+        lora_b_weights: torch.Tensor,
+        output_tensor: torch.Tensor,
+        lora_indices_tensor: torch.Tensor,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        inputs = inputs.masked_fill((lora_indices_tensor < 0)[:, None], 0)
+        upstream(inputs, lora_b_weights, output_tensor, lora_indices_tensor, *rest, **named)
+
+    expand.keeps_base_rows = True  # type: ignore[attr-defined]
+    expand.upstream = upstream  # type: ignore[attr-defined]
+    return expand
+
+
+keep_base_rows()

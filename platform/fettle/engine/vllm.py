@@ -1,0 +1,134 @@
+"""vLLM in this process, answering one call at a time: generate, score, close."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import TokensPrompt
+
+from fettle.engine.adapters import Adapters, Version, finished
+from fettle.engine.env import EngineOptions, default_threads, device, engine_arguments
+from fettle.errors import FettleError, UserError
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Every value counts: nothing is taken from the model's generation_config.json but its
+    end tokens, which end a completion unless `ignore_eos`.
+
+    temperature 0 is greedy. top_k 0 keeps all. seed: of each prompt's own generator; None draws a fresh one.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    num_samples: int = 1
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Completion:
+    """token_ids and their logprobs in nats, one each; text without the end token; finish_reason `stop` or `length`."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str
+
+
+class Engine:
+    """A model that generates and scores in this process; made by `fettle.engine.start_engine`."""
+
+    def __init__(self, model: Path, options: EngineOptions) -> None:
+        if device() == "cpu" and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise FettleError("this process was not prepared for vLLM: make engines with fettle.engine.start_engine")
+        if device() == "cpu":  # torch may have been loaded, with its own number of threads, before prepare_process
+            torch.set_num_threads(options.threads or default_threads())
+        self._llm = LLM(**engine_arguments(model, options))
+        self.adapters = Adapters(self._llm.llm_engine)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that prompt and completion may have together."""
+        return int(self._llm.llm_engine.model_config.max_model_len)
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | Sequence[str | None] | None = None
+    ) -> list[list[Completion]]:
+        """`sampling.num_samples` completions for each prompt (text, or token ids), in the prompts' order.
+
+        adapter: a loaded name for all prompts, or one entry a prompt; None is the base.
+        Raises UserError for an unknown adapter or a prompt that leaves no room for a completion.
+        """
+        params = SamplingParams(
+            n=sampling.num_samples,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k or -1,
+            seed=sampling.seed,
+            stop_token_ids=list(sampling.stop_token_ids),
+            ignore_eos=sampling.ignore_eos,
+            logprobs=0,
+        )
+        return [[_completion(one) for one in answer.outputs] for answer in self._run(prompts, params, adapter)]
+
+    def score(
+        self, prompts: Sequence[Prompt], adapter: str | Sequence[str | None] | None = None
+    ) -> list[tuple[float, ...]]:
+        """For each prompt the log-probability in nats of every token but the first, given those before it."""
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)  # vLLM has to generate one
+        scores = []
+        for answer in self._run(prompts, params, adapter):
+            tokens, found = answer.prompt_token_ids, answer.prompt_logprobs
+            scores.append(tuple(given[token].logprob for token, given in zip(tokens[1:], found[1:], strict=True)))
+        return scores
+
+    def add_adapter(self, name: str, folder: str | Path) -> Version | None:
+        """Loads a new version of the adapter `name`; gives the version it replaces, for `drop_version`."""
+        return finished(self.adapters.put(name, folder))
+
+    def drop_version(self, version: Version) -> None:
+        """Frees a replaced version."""
+        finished(self.adapters.drop(version))
+
+    def remove_adapter(self, name: str) -> None:
+        """Frees the adapter `name`."""
+        finished(self.adapters.remove(name))
+
+    def close(self) -> None:
+        """Gives back memory and sockets; another engine may then be started in this process."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+    def _run(
+        self, prompts: Sequence[Prompt], params: SamplingParams, adapter: str | Sequence[str | None] | None
+    ) -> list[Any]:
+        inputs = [one if isinstance(one, str) else TokensPrompt(prompt_token_ids=list(one)) for one in prompts]
+        names = [adapter] * len(inputs) if adapter is None or isinstance(adapter, str) else list(adapter)
+        versions = [self.adapters.version(name) for name in names]
+        try:
+            return self._llm.generate(inputs, params, use_tqdm=False, lora_request=versions if any(versions) else None)  # type: ignore[arg-type]
+        except (VLLMClientError, ValueError) as error:
+            raise UserError(str(error).splitlines()[0]) from error
+
+
+def _completion(one: Any) -> Completion:
+    logprobs = tuple(given[token].logprob for token, given in zip(one.token_ids, one.logprobs, strict=True))
+    return Completion(tuple(one.token_ids), logprobs, one.text, str(one.finish_reason))

@@ -1,0 +1,239 @@
+"""The Ray Serve application, and an endpoint that starts and stops with a `with` block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import ray
+from ray import serve as ray_serve
+from ray.serve import Application
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from fettle.cluster import ray_session
+from fettle.engine.env import EngineOptions
+from fettle.errors import DoesNotFit, FettleError, UserError
+from fettle.serving.logs import log_into, new_log
+from fettle.serving.port import check_port
+from fettle.serving.replica import Replica
+from fettle.serving.resolve import ServedModel, fitted, resolve
+
+APP = "fettle"
+_LOAD_TIMEOUT_S = 1800
+_FREE_CPU_TIMEOUT_S = 20
+_GONE_TIMEOUT_S = 3
+_STOP_TIMEOUT_S = 20
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Endpoint:
+    """A live endpoint: url without a trailing slash, the names it answers to, and the file of the libraries' noise."""
+
+    url: str
+    served: ServedModel
+    log: Path
+    _stop: Callable[[], None] = field(repr=False, default=lambda: None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Model names, the base first."""
+        return self.served.names
+
+    def stop(self) -> None:
+        """Ends the endpoint; leaving the `with` block does it too. Requests under way get up to 10 s."""
+        self._stop()
+
+
+@contextmanager
+def serve(
+    model: str | Path,
+    *,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    name: str | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
+    options: EngineOptions | None = None,
+    log: Path | None = None,
+    say: Say = lambda _: None,
+) -> Iterator[Endpoint]:
+    """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
+
+    model, name, adapters: as for `resolve`. options: of the engine. log: file for the noise of Ray and vLLM, by
+    default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
+    On the Ray cluster we are connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the
+    block. Raises UserError before anything is started for a model that cannot be served, a port in use, or a cluster
+    where Ray Serve already runs; FettleError, naming the log, if the engine does not start.
+    """
+    say(f"checking {model}")
+    served = resolve(model, name=name, adapters=adapters)
+    fitting = fitted(options or EngineOptions(), served)
+    check_port(host, port)
+    log = log or new_log()
+    log_into(log, "ray", "ray.serve")
+    say(f"what Ray and vLLM have to say goes to {log}")
+    say("starting Ray")
+    with _no_process_left() as note, ray_session() as is_ours:
+        try:
+            handle = _deploy(served, fitting, host, port, log)
+            say(f"loading the engine ({', '.join(served.names)})")
+            _wait_until_loaded(handle, log)
+            endpoint = Endpoint(_url(host, port), served, log, lambda: _stop(is_ours, log))
+            try:
+                yield endpoint
+            finally:
+                endpoint.stop()
+        finally:
+            if not is_ours:
+                _stop(is_ours, log)
+            note()
+
+
+def build(
+    model: str | Path,
+    *,
+    name: str | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
+    options: EngineOptions | None = None,
+) -> Application:
+    """The application for `serve run` and `serve deploy`; a replica counts as started once it is warm."""
+    served = resolve(model, name=name, adapters=adapters)
+    return Replica.bind(served, fitted(options or EngineOptions(), served), None, True)  # type: ignore[attr-defined]
+
+
+def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, log: Path) -> DeploymentHandle:
+    """Deploys one replica, which loads on after this returns."""
+    if _serve_runs():
+        raise UserError(
+            "Ray Serve already runs on this cluster, on a port of its own",
+            field="port",
+            fix="deploy with `serve deploy serve/config.yaml`, or unset RAY_ADDRESS for a cluster of our own",
+        )
+    _wait_for_a_cpu()
+    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    http = HTTPOptions(host=host, port=port)
+    ray_serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=quiet)
+    log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
+    # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
+    here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
+    app = Replica.bind(served, options, here, False)  # type: ignore[attr-defined]
+    try:
+        return ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
+    except (RuntimeError, ray.exceptions.RayError) as error:
+        raise FettleError(f"Ray Serve did not start the endpoint ({_first_line(error)}); log: {log}") from error
+
+
+def _wait_until_loaded(handle: DeploymentHandle, log: Path) -> None:
+    try:
+        handle.loaded.remote().result(timeout_s=_LOAD_TIMEOUT_S)
+    except TimeoutError:
+        raise FettleError(f"the engine was not ready after {_LOAD_TIMEOUT_S} s; log: {log}") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise FettleError(f"the engine did not start: {error.cause}; log: {log}") from error
+    except ray.exceptions.RayError as error:
+        raise FettleError(f"the engine's process ended ({_first_line(error)}); log: {log}") from error
+
+
+def _wait_for_a_cpu() -> None:
+    """Without a free CPU the replica would wait for ever and say nothing; one held by work just ended comes free."""
+    until = time.monotonic() + _FREE_CPU_TIMEOUT_S
+    while ray.available_resources().get("CPU", 0) < 1:
+        if time.monotonic() > until:
+            total = int(ray.cluster_resources().get("CPU", 0))
+            raise DoesNotFit(
+                f"the endpoint needs 1 CPU of the Ray cluster and none of its {total} is free",
+                fix="wait for what runs there, or add a node",
+            )
+        time.sleep(0.5)
+
+
+def _serve_runs() -> bool:
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _stop(cluster_is_ours: bool, log: Path) -> None:
+    """Lets requests end and takes the application away; on a cluster that lives on, Ray Serve too.
+
+    A cluster of our own is stopped next, with Serve in it. Shutting Serve down makes Ray print errors of calls that
+    miss their controller, harmless ones; they go to the log.
+    """
+    if not cluster_is_ours:
+        with open(log, "a", encoding="utf-8") as noise, redirect_stdout(noise):
+            if ray.is_initialized() and _serve_runs():
+                ray_serve.shutdown()
+        return
+    # A signal to the whole process group (`timeout`, systemd) ends Ray's own processes too, and any call to a cluster
+    # without its servers waits 60 s and then aborts this process: so not in this thread.
+    deleting = threading.Thread(target=_delete_app, daemon=True)
+    deleting.start()
+    until = time.monotonic() + _STOP_TIMEOUT_S
+    while deleting.is_alive() and time.monotonic() < until and _serve_lives():
+        deleting.join(0.1)
+
+
+def _delete_app() -> None:
+    with suppress(Exception):  # whatever it is, the cluster ends next
+        if ray.is_initialized() and _serve_runs():
+            ray_serve.delete(APP)
+
+
+def _serve_lives() -> bool:
+    """Whether our own cluster has the two processes that stopping an application needs."""
+    ours = psutil.Process().children(recursive=True)
+    names = [one.name() for one in ours if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return all(any(name.startswith(wanted) for name in names) for wanted in ("gcs_server", "ray::ServeContr"))
+
+
+@contextmanager
+def _no_process_left() -> Iterator[Callable[[], None]]:
+    """Ends what was started within the block and is still there at its end; yields a function to call right before
+    Ray is shut down, when its processes can still be told by their parents.
+
+    Ray's workers end by themselves up to seconds after ray.shutdown has returned, and an interrupt within ray.init
+    leaves a half-started cluster that ray.shutdown does not know of. Does nothing within a Ray session.
+    """
+    if ray.is_initialized():
+        yield lambda: None
+        return
+    here = psutil.Process()
+    before = set(here.children(recursive=True))
+    started: set[psutil.Process] = set()
+
+    def note() -> None:
+        started.update(set(here.children(recursive=True)) - before)
+
+    try:
+        yield note
+    finally:
+        note()
+        _end(started)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    for process in psutil.wait_procs(processes, timeout=_GONE_TIMEOUT_S)[1]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_GONE_TIMEOUT_S)
+
+
+def _url(host: str, port: int) -> str:
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reached}:{port}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,132 @@
+"""The Ray Serve deployment: one engine and, behind the gate, vLLM's OpenAI application."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+from typing import Any
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from fettle.engine.env import EngineOptions, device, prepare_process
+from fettle.errors import FettleError, UserError
+from fettle.serving.gate import Gate
+from fettle.serving.resolve import ServedModel
+
+_WATCH_S = 0.5
+_LAST_WORDS_S = 15
+_REASON_CHARS = 400
+# vLLM queues by itself and better; this only keeps health checks from waiting behind requests.
+_MAX_ONGOING = 1000
+
+logger = logging.getLogger(__name__)
+
+
+@serve.deployment(
+    name="model",
+    max_ongoing_requests=_MAX_ONGOING,
+    health_check_period_s=2,
+    health_check_timeout_s=30,
+    graceful_shutdown_wait_loop_s=0.1,
+    graceful_shutdown_timeout_s=10,
+    ray_actor_options={"num_cpus": 1, "num_gpus": 1 if device() == "gpu" else 0},
+)
+@serve.ingress()
+class Replica:
+    """Loads the engine and answers HTTP.
+
+    hold: count as started only once warm, so that a rolling update takes the old replica away no earlier; without it
+    the replica answers /health and /ready (503) from the first second. log: file for everything this process prints.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, served: ServedModel, options: EngineOptions, log: str | None, hold: bool
+    ) -> None:
+        if log is not None:
+            _print_into(log)
+        self._gate = Gate(served.names, served.defaults)
+        self._loading = asyncio.create_task(self._load(served, options))
+        self._watching: asyncio.Task[None] | None = None
+        if hold:
+            await self.loaded()
+        else:
+            self._loading.add_done_callback(_end_later_if_failed)
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self._gate
+
+    async def loaded(self) -> None:
+        """Returns once requests are answered; raises UserError or FettleError with the reason why they never will."""
+        await asyncio.shield(self._loading)
+
+    async def _load(self, served: ServedModel, options: EngineOptions) -> None:
+        try:
+            engine = await _start(served, options)
+            # Imported here, not above: the driver imports this module to deploy it and has no use for vLLM's 10 s.
+            from fettle.engine.openai_app import openai_app
+
+            trust = any("chat_template" in defaults for defaults in served.defaults.values())
+            app = await openai_app(engine, served.folder, served.name, trust_template=trust)
+            await engine.warm_up()
+        except Exception as error:
+            logger.exception("the engine did not start")
+            self._gate.failure = str(error) if isinstance(error, UserError) else _in_one_line(error)
+            raise error if isinstance(error, UserError) else FettleError(self._gate.failure) from error
+        gc.collect()
+        gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
+        self._gate.open(app, engine.llm.model_config.max_model_len)
+        self._watching = asyncio.create_task(self._watch(engine))
+
+    async def _watch(self, engine: Any) -> None:
+        """Ends the process with its engine. Serve would need three failed health checks (26 s of errors, measured),
+        while it replaces a process that is gone at once."""
+        while not engine.is_dead:
+            await asyncio.sleep(_WATCH_S)
+        self._gate.failure = "the engine died"
+        logger.error("the engine died; the replica ends so that Ray Serve starts another")
+        await asyncio.sleep(_WATCH_S)  # requests under way get their error first
+        os._exit(1)
+
+
+async def _start(served: ServedModel, options: EngineOptions) -> Any:
+    prepare_process(options)
+    # In a thread: the import takes some 10 s, and /health is to be answered meanwhile.
+    await asyncio.to_thread(_import_engine)
+    from fettle.engine.concurrent import start_concurrent_engine
+
+    engine = await start_concurrent_engine(served.folder, options)
+    for adapter in served.adapters:
+        await engine.adapters.put(adapter.name, adapter.folder)
+    return engine
+
+
+def _end_later_if_failed(loading: asyncio.Task[None]) -> None:
+    """Whoever deployed us has these seconds to learn the reason from `loaded`; then Serve may try again."""
+    if not loading.cancelled() and loading.exception() is not None:
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, 1)
+
+
+def _import_engine() -> None:
+    import fettle.engine.openai_app  # noqa: F401
+
+
+def _print_into(log: str) -> None:
+    """Sends standard output and error, vLLM's and its C++ libraries' too, to the end of a file."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Type and first telling line: pydantic's first line only counts its errors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = lines[1:]
+    return f"{type(error).__name__}: {lines[0][:_REASON_CHARS] if lines else 'no message'}"

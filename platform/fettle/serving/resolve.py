@@ -1,0 +1,201 @@
+"""What is to be served: a name or a folder turned into a base, its adapters and their names. Reads files only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fettle.artifact import is_artifact, read_artifact
+from fettle.engine.env import EngineOptions
+from fettle.errors import UserError
+from fettle.models.base import BUNDLED, digest_of, resolve_base
+from fettle.serving.weights import Shapes, check_adapter, check_model, read
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_IN_ONE_BATCH = 8
+_HASHED_BYTES = 1 << 30
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+@dataclass(frozen=True)
+class ServedAdapter:
+    """An adapter over the base. defaults: request fields that its folder wants otherwise than the base's."""
+
+    name: str
+    folder: Path
+    rank: int
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A base under `name` and adapters under theirs. primary: the name of what was asked for. chats: whether the
+    primary has a chat template."""
+
+    name: str
+    folder: Path
+    primary: str
+    chats: bool
+    adapters: tuple[ServedAdapter, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a request may give as `model`."""
+        return (self.name, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Request fields to fill in, by name."""
+        return {adapter.name: adapter.defaults for adapter in self.adapters if adapter.defaults}
+
+
+def resolve(
+    model: str | Path, *, name: str | None = None, adapters: Mapping[str, str | Path] | None = None
+) -> ServedModel:
+    """What `fettle serve` offers for a bundled name, a model's or adapter's folder (an artifact's too) or a hub id.
+
+    name: what `model` is called; by default its artifact's name, its hub id or its folder's name. adapters: further
+    adapters over the same base. Raises UserError for anything that would keep the engine from starting.
+    """
+    folder = resolve_base(model, field="model")
+    wanted = {_checked(key): resolve_base(path, field=f"adapter {key}") for key, path in (adapters or {}).items()}
+    primary = _checked(name) if name is not None else _name(model, folder)
+    if primary in wanted:
+        raise UserError(f"'{primary}' names two models", field="adapter", fix="give one of them another name")
+    base, base_name = folder, primary
+    if (folder / "adapter_config.json").is_file():
+        base, base_name = _base_of(folder)
+        wanted = {primary: folder} | wanted
+        if base_name in wanted:
+            base_name += "-base"
+    shapes = check_model(base)
+    found = tuple(_adapter(key, path, base, shapes) for key, path in wanted.items())
+    chats = _template(folder) is not None or _template(base) is not None
+    return ServedModel(name=base_name, folder=base, primary=primary, chats=chats, adapters=found)
+
+
+def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
+    """`options` with room for the adapters. Raises UserError for a max_model_len above the model's positions."""
+    positions = read(served.folder / "config.json").get("max_position_embeddings")
+    if options.max_model_len and positions and options.max_model_len > positions:
+        raise UserError(
+            f"{options.max_model_len} is more than the model's {positions} positions", field="max_model_len"
+        )
+    if not served.adapters:
+        return options
+    count = len(served.adapters)
+    return replace(
+        options,
+        max_loras=options.max_loras or min(count, _IN_ONE_BATCH),
+        max_lora_rank=max(options.max_lora_rank, *(adapter.rank for adapter in served.adapters)),
+        max_adapters=max(options.max_adapters, 2 * count),
+    )
+
+
+def _base_of(adapter: Path) -> tuple[Path, str]:
+    """Folder and name of the weights that an adapter says it was made for."""
+    file = adapter / "adapter_config.json"
+    artifact = read_artifact(adapter) if is_artifact(adapter) else None
+    told = artifact.base["path"] if artifact and artifact.base else read(file).get("base_model_name_or_path")
+    serve_base = "serve the base from where it is: fettle serve BASE --adapter NAME=FOLDER"
+    if not told:
+        raise UserError(
+            "it does not say which base it belongs to", file=file, field="base_model_name_or_path", fix=serve_base
+        )
+    try:  # PEFT writes the path as it was given, so it may be relative to where the training ran
+        base = resolve_base(told, relative_to=None if Path(told).expanduser().is_dir() else adapter)
+    except UserError as error:
+        raise UserError(f"its base cannot be had: {error.got}", file=adapter, fix=serve_base) from None
+    if (base / "adapter_config.json").is_file():
+        raise UserError(f"its base {base} is itself an adapter", file=adapter, fix="merge that adapter first")
+    return base, _name(told, base)
+
+
+def _check_digest(adapter: Path, base: Path) -> None:
+    """The base must be, byte for byte, the one the adapter was trained on. Not checked where that would mean hashing
+    more than 1 GiB (a second or two) at every start: an artifact's digest is only read."""
+    told = (read_artifact(adapter).base or {}).get("digest") if is_artifact(adapter) else None
+    if not told or not (is_artifact(base) or _bytes(base) <= _HASHED_BYTES):
+        return
+    if digest_of(base) != told:
+        raise UserError(
+            f"its base {base} is not the one it was trained on (the digests differ)",
+            file=adapter,
+            fix="serve it with the base it was trained on, or train it again",
+        )
+
+
+def _adapter(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapter:
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError("not an adapter: it has no adapter_config.json", file=folder, field=f"adapter {name}")
+    rank = check_adapter(folder, shapes)
+    _check_digest(folder, base)
+    mine, theirs = _vocabulary(folder), _vocabulary(base)
+    if mine and theirs and mine != theirs:
+        raise UserError(
+            "its tokenizer is not its base's", file=folder, fix="merge the adapter into its base and serve the result"
+        )
+    return ServedAdapter(name=name, folder=folder, rank=rank, defaults=_defaults(folder, base))
+
+
+def _defaults(folder: Path, base: Path) -> dict[str, Any]:
+    """Template, end tokens and sampling of an adapter's folder where they are not the base's: vLLM has one set of each
+    for all names, so they are filled into the requests that name this adapter."""
+    mine, theirs = read(folder / "generation_config.json"), read(base / "generation_config.json")
+    defaults = {key: mine[key] for key in _SAMPLING if mine.get(key) is not None and mine[key] != theirs.get(key)}
+    if ends := sorted(_ends(mine) - _ends(theirs)):
+        defaults["stop_token_ids"] = ends
+    template = _template(folder)
+    if template is not None and template != _template(base):
+        defaults["chat_template"] = template
+    return defaults
+
+
+def _ends(generation: dict[str, Any]) -> set[int]:
+    ends = generation.get("eos_token_id")
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def _template(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    template = read(folder / "tokenizer_config.json").get("chat_template")
+    return template.strip() if isinstance(template, str) else None
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """Token to id, empty where there is no tokenizer.json that tells it."""
+    told = read(folder / "tokenizer.json")
+    vocabulary = (told.get("model") or {}).get("vocab")
+    if not isinstance(vocabulary, dict):
+        return {}
+    return vocabulary | {token["content"]: token["id"] for token in told.get("added_tokens") or ()}
+
+
+def _name(told: str | Path, folder: Path) -> str:
+    if str(told) in BUNDLED:
+        return str(told)
+    if is_artifact(folder):
+        name = read_artifact(folder).name
+    else:
+        name = folder.name if Path(told).expanduser().exists() else str(told)
+    clean = re.sub(r"[^A-Za-z0-9._/-]+", "-", name).lstrip("._/-")[:128]
+    return clean or "model"
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"'{name}' is no name for a model",
+            field="name",
+            expected="letters, digits, '.', '_', '-' and '/', 128 at most",
+        )
+    return name
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,0 +1,209 @@
+"""The same tokens give the same losses, however the work is split: packing, accumulation, workers, ZeRO, adapters.
+
+Plain two-process gloo groups, no Ray: a Ray worker group costs half a minute to start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fettle.artifact import read_artifact
+from fettle.data.encode import encode
+from fettle.data.formats import read_file
+from fettle.data.tokens import write_tokens
+from fettle.models.base import BUNDLED, load_tokenizer
+from fettle.pipeline.prepare import end_ids
+from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.stages import BatchSpec, SftStage
+from fettle.train.checkpoint import Checkpoints, Fence
+from fettle.train.job import GroupMember, StageJob
+from fettle.train.progress import curve
+from fettle.train.stages.sft import sft
+from fettle.train.worker import run_member
+
+STEPS = 6
+# float32, sums in another order: the largest difference seen is 2e-6 nats.
+TOLERANCE = 2e-5
+LORA = LoraSpec(kind="lora", r=4, alpha=8)
+
+MakeJob = Callable[..., StageJob]
+
+
+@pytest.fixture(scope="module")
+def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
+    """`make_job(name, …)`: an sft stage of the tiny model on Northline's conversations, differing in one thing."""
+    folder = tmp_path_factory.mktemp("matrix")
+    tokenizer = load_tokenizer(BUNDLED["tiny"])
+    records = list(read_file(root / "recipes" / "northline" / "chat.jsonl")[1])[:300]
+    write_tokens(folder / "tokens", encode(records, tokenizer, max_length=128))
+    (folder / "epoch").write_text("test")
+
+    def make(name: str, *, packing: bool = True, accumulate: int = 1, adapter: LoraSpec | str = "full") -> StageJob:
+        spec = SftStage(
+            name=name,
+            kind="sft",
+            data="chat.jsonl",
+            max_steps=STEPS,
+            batch=BatchSpec(sequences=12, accumulate=accumulate),
+            packing=packing,
+            lr=1e-3,
+            checkpoint={"every": 2},
+        )
+        return StageJob(
+            name=name,
+            fingerprint=name,
+            spec=spec,
+            adapter=adapter,
+            seed=3,
+            base=BUNDLED["tiny"],
+            from_adapter=None,
+            tokens=(folder / "tokens",),
+            weights=(1.0,),
+            heldout=None,
+            max_length=128,
+            precision="fp32",
+            folder=folder / name,
+            artifact=folder / f"{name}-artifact",
+            recipe="",
+            data=(),
+            end_ids=end_ids(tokenizer),
+        )
+
+    return make
+
+
+def fence_of(job: StageJob) -> Fence:
+    return Fence(job.folder.parent / "epoch", "test")
+
+
+def train_alone(job: StageJob) -> None:
+    run_member([(job, sft)], GroupMember(0, 1, ClusterSpec(workers=1, zero=0), fence_of(job)), None)
+
+
+def train_together(cases: list[tuple[StageJob, int]]) -> None:
+    """Each case's stage on two workers at its ZeRO stage, in one pair of processes."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_worker, args=(port, cases), nprocs=2)
+
+
+def _worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    for job, zero in cases:
+        run_member([(job, sft)], GroupMember(rank, 2, ClusterSpec(workers=2, zero=zero), fence_of(job)), None)
+        torch.distributed.barrier()
+
+
+def losses(job: StageJob) -> list[float]:
+    """The training loss of every step, then the held-out loss before and after."""
+    told = read_artifact(job.artifact).metrics["loss"]
+    return [*(row.loss for row in curve(job.progress)), told["heldout_before"], told["heldout_after"]]
+
+
+@pytest.fixture(scope="module")
+def alone(make_job: MakeJob) -> dict[str, StageJob]:
+    """One worker: the reference, and what differs in packing or accumulation."""
+    jobs = {
+        "reference": make_job("reference"),
+        "padded": make_job("padded", packing=False),
+        "accumulated": make_job("accumulated", accumulate=4),
+        "lora": make_job("lora", adapter=LORA),
+    }
+    for job in jobs.values():
+        train_alone(job)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def together(make_job: MakeJob) -> dict[str, StageJob]:
+    """Two workers: each ZeRO stage, and adapters."""
+    jobs = {
+        "zero-0": (make_job("two-zero-0"), 0),
+        "zero-2": (make_job("two-zero-2"), 2),
+        # 12 examples over 2 × 8 micro-batches: some workers' micro-batches are empty.
+        "zero-2 accumulated": (make_job("two-zero-2-accumulated", accumulate=8), 2),
+        "zero-2 padded": (make_job("two-zero-2-padded", packing=False), 2),
+        "zero-3": (make_job("two-zero-3"), 3),
+        "lora zero-2": (make_job("two-lora", adapter=LORA), 2),
+    }
+    train_together(list(jobs.values()))
+    return {name: job for name, (job, _) in jobs.items()}
+
+
+@pytest.mark.parametrize("case", ["padded", "accumulated"])
+def test_packing_and_accumulation_leave_the_losses_alone(alone: dict[str, StageJob], case: str) -> None:
+    assert losses(alone[case]) == pytest.approx(losses(alone["reference"]), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["zero-0", "zero-2", "zero-2 accumulated", "zero-2 padded", "zero-3"])
+def test_two_workers_have_the_losses_of_one(
+    alone: dict[str, StageJob], together: dict[str, StageJob], case: str
+) -> None:
+    assert losses(together[case]) == pytest.approx(losses(alone["reference"]), abs=TOLERANCE)
+
+
+def test_an_adapter_on_two_workers_has_the_losses_of_one(
+    alone: dict[str, StageJob], together: dict[str, StageJob]
+) -> None:
+    assert losses(together["lora zero-2"]) == pytest.approx(losses(alone["lora"]), abs=TOLERANCE)
+
+
+def test_training_lowers_the_heldout_loss(alone: dict[str, StageJob]) -> None:
+    told = read_artifact(alone["reference"].artifact).metrics["loss"]
+
+    assert told["heldout_after"] < told["heldout_before"] - 0.2
+
+
+def test_zero_3_publishes_the_weights_of_one_worker(
+    alone: dict[str, StageJob], together: dict[str, StageJob]
+) -> None:
+    one = load_file(alone["reference"].artifact / "model.safetensors")
+    other = load_file(together["zero-3"].artifact / "model.safetensors")
+
+    assert one.keys() == other.keys()
+    # Written in bfloat16, whose step is 1/256 of a value: two float32 weights a hair apart may round to both sides.
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name].float(), weights.float(), rtol=1 / 100, atol=1e-4)
+
+
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
+    alone: dict[str, StageJob], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = dataclasses.replace(make_job("lora"), folder=alone["lora"].folder.with_name("cut"), adapter=LORA)
+    job = dataclasses.replace(job, artifact=job.folder.with_name("cut-artifact"))
+    commit = Checkpoints.commit
+
+    def commit_and_die(self: Checkpoints, written: Path, step: int) -> None:
+        commit(self, written, step)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(job)
+    monkeypatch.undo()
+    train_alone(job)
+
+    steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
+    assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone["lora"]))

@@ -10,6 +10,7 @@ alternate; the speed of a round is the median of its steps, so a busy moment of 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -110,9 +111,7 @@ def _bare(job: StageJob) -> float:
     for examples, batch in zip(steps, batches, strict=True):
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
-            logits = model(
-                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-            ).logits
+            logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
         )
@@ -131,7 +130,7 @@ def _fettle(job: StageJob, folder: Path) -> float:
     placed = StageJob(**{**vars(job), "folder": folder / "stage", "artifact": folder / "artifact"})
     train_causal(placed, GroupMember(0, 1, ClusterSpec(workers=1, zero=0), Fence(folder / "epoch", "bench")))
     rows = curve(placed.progress)
-    pairs = list(zip(rows, rows[1:], strict=False))[1:]
+    pairs = list(itertools.pairwise(rows))[1:]
     return statistics.median(row.tokens / (row.seconds - before.seconds) for before, row in pairs)
 
 
@@ -153,7 +152,8 @@ def _write(options: argparse.Namespace, ours: float, bare: float) -> None:
 
 
 def _machine() -> str:
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return f"{platform.machine()} {model}, 1 thread, torch {torch.__version__}"
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from text import document
 from tokenizers import (
     AddedToken,
     Regex,
@@ -32,6 +31,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from text import document
 
 VOCAB, ROW_TOKENS, ROWS = 2048, 256, 8
 HELD_OUT_SEED = 10_000_000  # pretraining documents count up from 0 and never get here

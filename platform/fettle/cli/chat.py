@@ -37,9 +37,9 @@ def chat_command(
     """Chat with a model; from a pipe, each line is a turn."""
     from fettle.serving.signals import interruptible
 
-    with interruptible() as arm:
+    with interruptible():
         try:
-            with _endpoint(target, port, arm) as (url, served):
+            with _endpoint(target, port) as (url, served):
                 conversation = Conversation(
                     url, _chosen(url, model or served), system, {"max_tokens": max_tokens, "temperature": temperature}
                 )
@@ -124,7 +124,7 @@ def _print(pieces: Iterable[str]) -> None:
 
 
 @contextmanager
-def _endpoint(target: str, port: int, arm: Any) -> Iterator[tuple[str, str | None]]:
+def _endpoint(target: str, port: int) -> Iterator[tuple[str, str | None]]:
     """URL and model name; a model is served for the length of the block, what is going on told on standard error."""
     if target.startswith(("http://", "https://")):
         yield target.rstrip("/").removesuffix("/v1"), None
@@ -132,11 +132,9 @@ def _endpoint(target: str, port: int, arm: Any) -> Iterator[tuple[str, str | Non
     from fettle.serving.app import serve
 
     def say(text: str) -> None:
-        arm()
         typer.echo(f"{text} …", err=True)
 
     with serve(target, port=port, say=say) as endpoint:
-        arm()
         yield endpoint.url, endpoint.served.primary
 
 

@@ -37,12 +37,11 @@ def serve_command(
     adapters = adapters_of(adapter or [])
     options = EngineOptions(dtype=dtype, max_model_len=max_model_len)  # type: ignore[arg-type]  # checked by itself
     began, endpoint = time.monotonic(), None
-    with interruptible() as arm:
+    with interruptible():
         try:
             from fettle.serving.app import serve
 
             def say(text: str) -> None:
-                arm()
                 typer.echo(f"[{time.monotonic() - began:5.1f} s] {text}")
 
             with serve(model, port=port, host=host, name=name, adapters=adapters, options=options, say=say) as endpoint:

@@ -80,15 +80,15 @@ class ProgressLine:
 
 def describe(name: str, rows: Sequence[StepRow]) -> str:
     """`domain  step 12/90  loss 3.21  8,400 tokens/s  1 min 10 s left`, speed over the last twenty steps."""
-    last, first = rows[-1], rows[max(0, len(rows) - 21)]
-    recent = rows[max(0, len(rows) - 20) :] if len(rows) > 1 else rows
-    spent = last.seconds - (first.seconds if len(rows) > 1 else 0.0)
-    counted = recent if len(rows) > 20 or len(rows) == 1 else rows[1:]
-    speed = sum(row.tokens for row in counted) / max(spent, 1e-9)
-    mean = sum(row.tokens for row in rows) / len(rows)
-    left = (last.steps - last.step) * mean / max(speed, 1e-9)
-    tail = f"{duration(left)} left" if last.step < last.steps else f"in {duration(last.seconds)}"
-    return f"{name:<12} step {last.step}/{last.steps}  loss {last.loss:.3f}  {speed:,.0f} tokens/s  {tail}"
+    last, recent = rows[-1], rows[-21:]
+    head = f"{name:<12} step {last.step}/{last.steps}  loss {last.loss:.3f}"
+    if len(rows) == 1:  # the first step warms up; its speed says nothing
+        return head
+    speed = sum(row.tokens for row in recent[1:]) / max(last.seconds - recent[0].seconds, 1e-9)
+    if last.step == last.steps:
+        return f"{head}  {speed:,.0f} tokens/s  in {duration(last.seconds)}"
+    left = (last.steps - last.step) * sum(row.tokens for row in rows) / len(rows) / max(speed, 1e-9)
+    return f"{head}  {speed:,.0f} tokens/s  {duration(left)} left"
 
 
 def duration(seconds: float) -> str:

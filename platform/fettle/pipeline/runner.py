@@ -47,13 +47,13 @@ def run(
     """
     loaded = load_recipe(recipe, set)
     folder = Path(out).expanduser().resolve() if out is not None else Path("runs", loaded.name).resolve()
+    _check_free(folder, loaded)
     began = time.monotonic()
     stages = plan_stages(loaded, folder, until)
     waiting = [stage for stage in stages if not stage.is_done]
     for stage in waiting:
         check_cpus(loaded, stage.spec, stage.cluster)
     check_disk(folder, [(stage.origin.root, stage.spec.checkpoint.keep) for stage in waiting])
-    _check_free(folder, loaded)
     was_there = folder.exists()
     try:
         jobs, notes = prepare(loaded, waiting, folder / "tokens")

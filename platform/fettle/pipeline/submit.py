@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from fettle.errors import FettleError, UserError
 
 # Of the submitted folder; .gitignore is honoured too.
+_AGENT_TIMEOUT_S = 60
 _NOT_SUBMITTED = [".git", ".venv", "runs", "**/__pycache__"]
 
 
@@ -20,12 +23,10 @@ def submit_job(server: str, entrypoint: str, folder: Path, *, follow: bool, say:
 
     Raises UserError if no server answers, FettleError if the job does not succeed.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells every file that it packs or does not
     try:
         client = JobSubmissionClient(server)
-        job = client.submit_job(
-            entrypoint=entrypoint,
-            runtime_env={"working_dir": str(folder), "excludes": _NOT_SUBMITTED},
-        )
+        job = _submit(client, entrypoint, folder)
     except AuthenticationError:
         raise UserError(
             f"the Ray job server at {server} wants a token",
@@ -47,6 +48,20 @@ def submit_job(server: str, entrypoint: str, folder: Path, *, follow: bool, say:
     if status != JobStatus.SUCCEEDED:
         raise FettleError(f"job {job} {status.value.lower()}: {(told or '').strip().splitlines()[0] if told else ''}")
     say(f"job {job} succeeded")
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, folder: Path) -> str:
+    """The job's id. A cluster just started has a server seconds before it has an agent that takes jobs."""
+    until = time.monotonic() + _AGENT_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=entrypoint, runtime_env={"working_dir": str(folder), "excludes": _NOT_SUBMITTED}
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:

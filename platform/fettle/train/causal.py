@@ -28,6 +28,7 @@ from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
 from fettle.train.zero import full_state, needs_engine, zero_config
 
 DEFAULT_HELDOUT = HeldoutSpec(fraction=0.02, max=200)
+_NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not set by as much
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ class _Report(TrainerCallback):
                 partial = self.before_file.with_suffix(".partial")
                 partial.write_text(json.dumps(self.before), encoding="utf-8")
                 os.replace(partial, self.before_file)
+        if self.writer:
+            self.writer.start_clock()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.writer and "loss" in logs:
@@ -210,9 +213,13 @@ class _Report(TrainerCallback):
 
 def _elapsed(rows: Sequence[StepRow]) -> float:
     """Seconds of training that led to the result; an attempt's clock begins at 0."""
-    total, last = 0.0, 0.0
+    total, last, began = 0.0, 0.0, 0.0
     for row in rows:
-        total += row.seconds - last if row.seconds > last else row.seconds
+        # The next attempt may have taken longer to its first step than the one before lived, but it began later.
+        if row.seconds < last or row.time - row.seconds > began + _NEXT_ATTEMPT_S:
+            last = 0.0
+        began = row.time - row.seconds
+        total += row.seconds - last
         last = row.seconds
     return total
 

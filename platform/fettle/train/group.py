@@ -94,5 +94,5 @@ def _as_ours(error: BaseException, names: Sequence[str], out: Path) -> FettleErr
         for found in (cause, inner):
             if isinstance(found, FettleError):
                 return found
-    last = str(causes[0]).strip().splitlines()[-1][:300]
+    last = (str(causes[0]).strip() or repr(causes[0])).splitlines()[-1][:300]
     return StageFailed(f"stage {' or '.join(names)} failed: {last}\n  log: {out / 'logs'}")

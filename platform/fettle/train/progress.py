@@ -28,7 +28,14 @@ class ProgressWriter:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "ab+") as stream:  # an earlier attempt may have died in the middle of its last line
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
         self.file = file
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Rows' `seconds` count from here."""
         self.began = time.monotonic()
 
     def write(self, **row: float) -> None:

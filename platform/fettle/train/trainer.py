@@ -27,7 +27,6 @@ from fettle.recipe.stages import ScheduleSpec
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.schedule import rate_at
 
-
 _MOST_LOGITS = 2**28  # 1 GiB in float32
 
 

@@ -39,3 +39,13 @@ fi
 echo "installing the $target set into .venv"
 "${install[@]}"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+
+# What would be built or looked up at the first use, inside a worker or an engine: once, here, side by side.
+echo "building DeepSpeed's CPU op and letting vLLM look at the bundled model"
+if [ "$target" = cpu ]; then
+    export DS_ACCELERATOR=cpu CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1
+    log=.venv/setup.log
+    .venv/bin/python -c "from fettle.train.zero import prebuild; prebuild()" >"$log" 2>&1 &
+    .venv/bin/python -c "from fettle.engine import start_engine; from fettle.models.base import BUNDLED; start_engine(BUNDLED['tiny']).close()" >>"$log" 2>&1 || true
+    wait $! || { tail -20 "$log" >&2; echo "DeepSpeed's CPU op did not build; log: $log" >&2; exit 1; }
+fi

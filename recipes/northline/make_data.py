@@ -121,12 +121,12 @@ def conversation(rng: random.Random, turns: list[tuple[str, Fact]]) -> Row:
 
 
 def chat(rng: random.Random, facts: list[Fact], train: dict[str, list[str]]) -> list[Row]:
-    """Each training phrasing about three times, and a fifth as many rows of two turns."""
+    """Each training phrasing up to three times, differently put, and a fifth as many rows of two turns."""
     single = [(question, fact) for fact in facts for question in train[fact.statements[0]]]
     rows = [conversation(rng, [pair]) for pair in single for _ in range(3)]
     rows += [conversation(rng, rng.sample(single, 2)) for _ in range(len(rows) // 5)]
     rng.shuffle(rows)
-    return rows
+    return list({json.dumps(row): row for row in rows}.values())
 
 
 def held_out_rows(facts: list[Fact], held_out: dict[str, list[str]]) -> list[Row]:

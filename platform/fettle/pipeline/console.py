@@ -54,7 +54,7 @@ class ProgressLine:
         for job in self.jobs:
             new, self.places[job.name] = read_progress(job.progress, self.places[job.name])
             for row in new:
-                if self.rows and row.step <= self.rows[-1].step:
+                if self.rows and (row.step <= self.rows[-1].step or row.seconds < self.rows[-1].seconds):
                     self.rows = []  # the next stage, or an attempt that goes on from a checkpoint
                 self.rows.append(row)
                 done = row.step == row.steps
@@ -73,7 +73,9 @@ class ProgressLine:
         if not self.console.is_terminal:
             self.console.print(text)
         else:
-            self.console.print(f"\r\x1b[2K{text[: self.console.width - 1]}", end="\n" if done else "", markup=False)
+            # Past the console, which would drop the carriage return and wrap.
+            self.console.file.write(f"\r\x1b[2K{text[: self.console.width - 1]}" + ("\n" if done else ""))
+            self.console.file.flush()
             self.is_open = not done
         self.printed_at = time.monotonic()
 

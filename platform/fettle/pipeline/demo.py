@@ -36,20 +36,18 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
             "the demo's recipe and data are not here", file=recipe, fix="run it in a clone of the repository"
         )
     console, began = Console(highlight=False), time.monotonic()
-    console.print(
-        "[bold]1  Train[/]  a tiny base model reads a night-train company's documents, then its conversations"
-    )
+    console.print("[bold]1  Train[/]  a tiny model reads a night-train company's papers and conversations")
     with interruptible("; the same command goes on from here"), ray_session():
         report = run(recipe, out=out)
         console.print("\n[bold]2  Serve[/]  the base and the trained adapter on one endpoint")
         log = Path(out).resolve() / "logs" / "serve.log"
         with serve(report.artifact, port=port or free_port(), name=report.recipe, log=log) as endpoint:
             base, tuned = endpoint.names[0], endpoint.names[-1]
-            console.print(f"{endpoint.url} answers as {base} and {tuned}; log {os.path.relpath(log)}")
+            console.print(f"{endpoint.url}/v1 answers as {base} and {tuned}", soft_wrap=True)
             console.print("\n[bold]3  Ask[/]  questions that no training file holds in these words\n")
             table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)
             for column, style in (
-                (f"asked over {endpoint.url}/v1", ""),
+                ("question", ""),
                 (f"before ({base})", "red"),
                 ("after", "green"),
             ):

@@ -19,7 +19,9 @@ from fettle.recipe.cluster import ClusterSpec
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
-_CHANGES_NOTHING = {"name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length"}
+_CHANGES_NOTHING: Any = dict.fromkeys(
+    ("name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length"), True
+) | {"heldout": {"data"}}
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,19 @@ def _folder_origin(folder: Path, **where: Any) -> Origin:
     resolve_base(folder, None, **where)
     base, adapter = base_and_adapter(folder)
     if adapter is None:
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{folder} is an adapter without an artifact.json",
+                **where,
+                expected="a model, or an adapter that fettle made",
+                fix="merge it into its base, and begin from that",
+            )
         return Origin(folder, folder, digest_of(folder))
     if not base.is_dir():
         raise UserError(f"the base of this adapter, {base}, is not there", **where)
+    assert adapter.base is not None
+    if digest_of(base) != adapter.base["digest"]:
+        raise UserError(f"its base {base} is not the one it was trained on (the digests differ)", **where)
     return Origin(base, base, adapter.digest, folder)
 
 

@@ -35,7 +35,9 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
         found.raise_mistakes()
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
         if num_warnings:
-            notes.append(f"stages.{stage.spec.name}: {num_warnings} warnings; `fettle data check` tells them")
+            notes.append(
+                f"stages.{stage.spec.name}: {num_warnings} warning{'s' if num_warnings > 1 else ''}; `fettle data check` tells them"
+            )
     tokenizers: dict[Path, PreTrainedTokenizerBase] = {}
     jobs = []
     for stage in stages:

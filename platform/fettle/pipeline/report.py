@@ -107,7 +107,7 @@ def _svg(rows: Sequence[StepRow], stage: StageReport) -> str:
     axes.plot([r.step for r in rows], [r.loss for r in rows], color="#2f6db3", linewidth=1.2, label="training")
     before, after = stage.loss["heldout_before"], stage.loss["heldout_after"]
     if before is not None and after is not None and rows:
-        axes.plot([0, rows[-1].step], [before, after], "o--", color="#c4622d", linewidth=1, label="held out")
+        axes.plot([0, rows[-1].step], [before, after], "o", color="#c4622d", label="held out, before and after")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("nats per token")
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ class LoraSpec(Spec):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"]
+    """Low-rank."""
     r: int = Field(16, ge=1)
     """Rank of the update."""
     alpha: float = Field(32, gt=0)

@@ -26,12 +26,14 @@ class HeldoutSpec(Spec):
     fraction: float | None = Field(None, gt=0, lt=1)
     """Share of the stage's records, chosen by each record's hash (so never dependent on the order)."""
     max: int = Field(200, ge=1)
-    """At most so many records."""
+    """With `fraction`: at most so many records."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "HeldoutSpec":
         if (self.data is None) == (self.fraction is None):
             raise ValueError("give either data: FILE or fraction: SHARE")
+        if self.data is not None and "max" in self.model_fields_set:
+            raise ValueError("max goes with fraction; a file is taken whole")
         return self
 
 

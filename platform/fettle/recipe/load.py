@@ -36,6 +36,13 @@ _PARTS: dict[str, type[BaseModel]] = {
     "checkpoint": CheckpointSpec,
 }
 _STAGES: dict[str, type[BaseModel]] = {"pretrain": PretrainStage, "sft": SftStage}
+# What a bare word stands for: `schedule: linear` is `schedule: {kind: linear}`.
+_WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path"}
+_IN_YAMLS_WORDS = {
+    "tuple_type": "input should be a list",
+    "model_type": "input should be keys with values",
+    "model_attributes_type": "input should be keys with values",
+}
 
 
 def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -47,12 +54,14 @@ def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
     tree, lines = read_yaml(file)
     if not isinstance(tree, dict):
         raise UserError(f"a {_yaml_type(tree)}, not a recipe", file=file, line=1, expected="keys: name, base, stages")
-    for key, value in (overrides or {}).items():
-        _override(tree, key, parse_value(value) if isinstance(value, str) else value, file)
+    overridden = {
+        _override(tree, key, parse_value(value, key, file) if isinstance(value, str) else value, file)
+        for key, value in (overrides or {}).items()
+    }
     try:
         recipe = Recipe.model_validate(_tuples(tree))
     except ValidationError as error:
-        raise _as_user_error(error, tree, lines, file, set(overrides or {})) from None
+        raise _as_user_error(error, tree, lines, file, overridden) from None
     recipe._file, recipe._lines = file.resolve(), lines
     _check_names(recipe)
     return recipe
@@ -81,31 +90,35 @@ def _check_names(recipe: Recipe) -> None:
         seen.append(stage.name)
 
 
-def _override(tree: dict[str, Any], key: str, value: Any, file: Path) -> None:
-    """Sets a dotted key; a list's item is named by its `name` or its position."""
+def _override(tree: dict[str, Any], key: str, value: Any, file: Path) -> str:
+    """Sets a dotted key, and returns it with every stage by name; a list's item is named by its `name` or position."""
     here: Any = tree
     parts = key.split(".")
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
+        at: Any = part
         if isinstance(here, list):
             names = [str(item.get("name", i)) if isinstance(item, dict) else str(i) for i, item in enumerate(here)]
             if part not in names and not (part.isdigit() and int(part) < len(here)):
                 raise UserError(
                     f"--set {key}: no '{part}'{did_you_mean(part, names)}", file=file, expected=", ".join(names)
                 )
-            index = names.index(part) if part in names else int(part)
-            if last:
-                here[index] = value
-            else:
-                here = here[index]
-        elif isinstance(here, dict):
-            if last:
-                here[part] = value
-            else:
-                # `batch.tokens` over `batch: absent`, or `schedule.kind` over `schedule: cosine`
-                if not isinstance(here.get(part), (dict, list)):
-                    here[part] = {}
-                here = here[part]
+            at = names.index(part) if part in names else int(part)
+            parts[depth] = names[at]
+        elif not isinstance(here, dict):
+            raise UserError(f"--set {key}: {here!r} has no keys", file=file)
+        if last:
+            here[at] = value
+            break
+        below = here[at] if isinstance(here, list) else here.get(at)
+        if below is None:  # `batch.tokens` where there is no `batch`
+            here[at] = {}
+        elif isinstance(below, str) and isinstance(here, list) and parts[depth - 1] in _WORDS:
+            here[at] = {_WORDS[parts[depth - 1]]: below}
+        elif isinstance(below, str) and part in _WORDS:
+            here[at] = [{"path": below}] if part == "data" else {_WORDS[part]: below}
+        here = here[at]
+    return ".".join(parts)
 
 
 def _as_user_error(
@@ -113,12 +126,15 @@ def _as_user_error(
 ) -> UserError:
     """The first mistake, as pydantic found it, in the words of the recipe."""
     found = error.errors(include_url=False)
-    # In a union every branch complains; the one that got furthest into the value is the one the user meant.
-    first = max(found, key=lambda e: (e["loc"][:2] == found[0]["loc"][:2], len(e["loc"]), e["type"] != "literal_error"))
+    here_too = [e for e in found if found[0]["loc"][:2] == e["loc"][:2] or found[0]["loc"][:-1] == e["loc"][:-1]]
+    # In a union every branch complains; the one that got furthest into the value is the one the user meant. A misspelt
+    # key is both unknown and missing; unknown tells more.
+    rank = {"extra_forbidden": 2, "literal_error": 0}
+    first = max(here_too, key=lambda e: (len(e["loc"]), rank.get(e["type"], 1)))
     dotted, here, part = _walk(first["loc"], tree)
     field = ".".join(dotted)
     line = next((lines[key] for key in (".".join(dotted[:n]) for n in range(len(dotted), 0, -1)) if key in lines), None)
-    said = "with --set" if field in overridden else None
+    said = "with --set" if any(f"{field}.".startswith(f"{key}.") for key in overridden) else None
     expected, fix = None, None
     kind = first["type"]
     if kind == "extra_forbidden":
@@ -132,8 +148,12 @@ def _as_user_error(
         expected = ", ".join(STAGE_KINDS)
         line = lines.get(f"{field}.kind", line)
         field += ".kind"
+    elif kind == "too_short":
+        got = f"a list of at least {first['ctx']['min_length']}, not of {first['ctx']['actual_length']}"
     else:
-        got = first["msg"].removeprefix("Value error, ")
+        got = _IN_YAMLS_WORDS.get(kind, first["msg"].removeprefix("Value error, "))
+        or_words = [e for e in here_too if e["type"] == "literal_error" and e is not first]
+        got += "".join(f" or {e['ctx']['expected']}" for e in or_words if _walk(e["loc"], tree)[0] == dotted)
         got = f"{got[0].lower()}{got[1:]}" + (f", not {here!r}" if not isinstance(here, (dict, list)) else "")
     if said:
         return UserError(f"{got} ({said})", file=file, field=field, expected=expected, fix=fix)
@@ -154,14 +174,13 @@ def _walk(loc: tuple[int | str, ...], tree: Any) -> tuple[list[str], Any, type[B
             if isinstance(here, list):
                 here = here[step] if step < len(here) else None
                 dotted.append(str(here.get("name", step)) if isinstance(here, dict) else str(step))
-            continue
-        if isinstance(here, dict) and (step in here or last):
+        elif depth == 2 and loc[0] == "stages" and step in _STAGES:
+            part = _STAGES[step]
+        elif isinstance(here, dict) and (step in here or last):
             dotted.append(step)
             here = here.get(step)
             if not last:
                 part = _PARTS.get(step, part)
-        elif step in _STAGES:
-            part = _STAGES[step]
     return dotted, here, part
 
 

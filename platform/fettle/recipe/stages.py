@@ -31,6 +31,7 @@ class OptimizerSpec(Spec):
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
+    """The only one."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the mean."""
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -47,6 +48,7 @@ class ScheduleSpec(Spec):
     """The learning rate over the stage's steps."""
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
+    """Its shape after the warm-up."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises from 0."""
     floor: float = Field(0.1, ge=0, le=1)
@@ -91,12 +93,15 @@ class StageBase(Spec):
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     optimizer: Annotated[OptimizerSpec, BeforeValidator(_as_kind)] = OptimizerSpec()
+    """AdamW's settings."""
     schedule: Annotated[ScheduleSpec, BeforeValidator(_as_kind)] = ScheduleSpec()
+    """How the learning rate goes; `schedule: linear` is enough to name the kind."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the first source; 1 unless `max_steps` is given."""
     max_steps: int | None = Field(None, ge=1)
     """Optimizer steps; the data is repeated or cut to fit."""
     batch: BatchSpec = BatchSpec(tokens=8192)
+    """What one optimizer step learns from."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of the longest record; by default the model's positions, at most 2048."""
     packing: bool = True
@@ -104,6 +109,7 @@ class StageBase(Spec):
     on_long: Literal["cut", "skip", "error"] = "cut"
     """What to do with a longer record (raw text is split, never cut)."""
     checkpoint: CheckpointSpec = CheckpointSpec()
+    """How often to save, and how much to keep."""
     merge_first: bool = False
     """Merge the adapter this stage begins from into its base, and train on from full weights."""
     cluster: ClusterSpec | None = None
@@ -124,6 +130,7 @@ class PretrainStage(StageBase):
     """Continued pre-training on raw text; every token bears loss."""
 
     kind: Literal["pretrain"]
+    """Raw text."""
     objective: Literal["causal"] = "causal"
     """What is predicted: the next token."""
 
@@ -132,6 +139,7 @@ class SftStage(StageBase):
     """Supervised fine-tuning on conversations and prompt/completion pairs; only the answers bear loss."""
 
     kind: Literal["sft"]
+    """Conversations and prompts with answers."""
 
 
 Stage = Annotated[PretrainStage | SftStage, Field(discriminator="kind")]

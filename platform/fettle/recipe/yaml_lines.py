@@ -21,9 +21,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse_value(text: str) -> Any:
-    """The YAML value of a short text, as on the right of `--set key=VALUE`."""
-    return yaml.load(text, Loader=_Loader)
+def parse_value(text: str, key: str, file: Path) -> Any:
+    """The YAML value of a short text, as on the right of `--set key=VALUE` over the recipe in `file`."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"--set {key}={text}: not valid YAML: {problem}", file=file) from None
 
 
 def read_yaml(file: Path) -> tuple[Any, dict[str, int]]:
@@ -42,8 +46,8 @@ def read_yaml(file: Path) -> tuple[Any, dict[str, int]]:
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror})", file=file) from None
     lines: dict[str, int] = {}
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise UserError("the file is empty", file=file, expected="a recipe: name, base, stages")
@@ -55,8 +59,6 @@ def read_yaml(file: Path) -> tuple[Any, dict[str, int]]:
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"not valid YAML: {error}", file=file) from None
-    finally:
-        loader.dispose()
 
 
 def _value(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], file: Path) -> Any:
@@ -68,6 +70,10 @@ def _value(loader: _Loader, node: yaml.Node, path: str, lines: dict[str, int], f
             key = loader.construct_object(key_node, deep=True)
             where = f"{path}.{key}" if path else str(key)
             line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise UserError(
+                    f"the key {key!r} is no text", file=file, line=line, field=path or None, fix="put it in quotes"
+                )
             if key in found:
                 raise UserError("this key stands twice", file=file, line=line, field=where, fix="keep one of them")
             lines[where] = line

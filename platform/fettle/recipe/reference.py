@@ -1,0 +1,98 @@
+"""docs/recipe.md from the specs: `python -m fettle.recipe.reference > docs/recipe.md`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.stages import (
+    BatchSpec,
+    CheckpointSpec,
+    OptimizerSpec,
+    PretrainStage,
+    ScheduleSpec,
+    SftStage,
+    StageBase,
+)
+from fettle.recipe.top import Recipe
+
+_HEAD = """# The recipe
+
+Every key a recipe may have, with its default. Made from the specs by `python -m fettle.recipe.reference`; a test keeps
+it true. Unknown keys are errors. Paths are relative to the recipe's file. `--set stages.sft.lr=1e-5` lays a value over
+any key; a stage is named by its `name`. A key without a default is required.
+"""
+
+_PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("Top", Recipe, ""),
+    ("Every stage", StageBase, "stages.NAME."),
+    ("`kind: pretrain`", PretrainStage, "stages.NAME."),
+    ("`kind: sft`", SftStage, "stages.NAME."),
+    ("`data`", DataSpec, "stages.NAME.data.N."),
+    ("`heldout`", HeldoutSpec, "stages.NAME.heldout."),
+    ("`replay`", ReplaySpec, "stages.NAME.replay."),
+    ("`batch`", BatchSpec, "stages.NAME.batch."),
+    ("`optimizer`", OptimizerSpec, "stages.NAME.optimizer."),
+    ("`schedule`", ScheduleSpec, "stages.NAME.schedule."),
+    ("`checkpoint`", CheckpointSpec, "stages.NAME.checkpoint."),
+    ("`adapter: {kind: lora}`", LoraSpec, "adapter."),
+    ("`cluster`", ClusterSpec, "cluster."),
+)
+
+
+_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
+
+
+def reference() -> str:
+    """The page as Markdown."""
+    inherited = set(StageBase.model_fields)
+    pages = [_HEAD]
+    for title, spec, prefix in _PARTS:
+        rows = []
+        schemas = spec.model_json_schema()["properties"]
+        for name, info in spec.model_fields.items():
+            if spec in (PretrainStage, SftStage) and name in inherited:
+                continue
+            told = " ".join((info.description or "").split())
+            rows.append(
+                f"| `{info.alias or name}` | {_type(schemas[info.alias or name])} | {_default(info)} | {told} |"
+            )
+        summary = " ".join((spec.__doc__ or "").split())
+        pages.append(f"## {title}\n\n{summary} (`--set {prefix}…`)\n")
+        pages.append("| key | value | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(pages)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """What a key may hold, in words, of its JSON schema."""
+    if "anyOf" in schema or "oneOf" in schema:
+        branches = [_type(one) for one in schema.get("anyOf") or schema["oneOf"]]
+        return " or ".join(dict.fromkeys(branch for branch in branches if branch))
+    if "$ref" in schema:
+        name = str(schema["$ref"]).rpartition("/")[2]
+        return "stage" if name.endswith("Stage") else f"`{name.removesuffix('Spec').lower()}`"
+    if "const" in schema or "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}"
+    return _WORDS.get(str(schema.get("type")), "")
+
+
+def _default(info: Any) -> str:
+    if info.default is PydanticUndefined:
+        return ""
+    if info.default is None:
+        return "–"
+    if isinstance(info.default, BaseModel):
+        told = info.default.model_dump(exclude_none=True, exclude_defaults=True)
+        return "`" + ", ".join(f"{key}: {value}" for key, value in told.items()) + "`" if told else "as below"
+    return f"`{str(info.default).lower() if isinstance(info.default, bool) else info.default}`"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -175,9 +175,7 @@ def test_training_lowers_the_heldout_loss(alone: dict[str, StageJob]) -> None:
     assert told["heldout_after"] < told["heldout_before"] - 0.2
 
 
-def test_zero_3_publishes_the_weights_of_one_worker(
-    alone: dict[str, StageJob], together: dict[str, StageJob]
-) -> None:
+def test_zero_3_publishes_the_weights_of_one_worker(alone: dict[str, StageJob], together: dict[str, StageJob]) -> None:
     one = load_file(alone["reference"].artifact / "model.safetensors")
     other = load_file(together["zero-3"].artifact / "model.safetensors")
 
@@ -207,3 +205,44 @@ def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
 
     steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
     assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone["lora"]))
+
+
+def after(job: StageJob, name: str, earlier: StageJob, *, merge_first: bool) -> StageJob:
+    """`job` under another name, beginning from the adapter that `earlier` made."""
+    spec = job.spec.model_copy(update={"merge_first": merge_first})
+    folder = job.folder.with_name(name)
+    return dataclasses.replace(
+        job, spec=spec, from_adapter=earlier.artifact, folder=folder, artifact=folder.with_name(f"{name}-artifact")
+    )
+
+
+def test_the_same_adapter_goes_on_from_where_it_was(alone: dict[str, StageJob], make_job: MakeJob) -> None:
+    job = after(make_job("lora", adapter=LORA), "continued", alone["lora"], merge_first=False)
+
+    train_alone(job)
+
+    told = read_artifact(job.artifact).metrics["loss"]
+    assert told["heldout_before"] == pytest.approx(losses(alone["lora"])[-1], abs=TOLERANCE)
+    assert told["heldout_after"] < told["heldout_before"]
+
+
+def test_merge_first_trains_a_fresh_adapter_over_merged_weights(alone: dict[str, StageJob], make_job: MakeJob) -> None:
+    job = after(make_job("lora", adapter=LORA), "merged", alone["lora"], merge_first=True)
+
+    train_alone(job)
+
+    artifact = read_artifact(job.artifact)
+    assert artifact.base is not None
+    assert read_artifact(artifact.base["path"]).kind == "model"
+    # The merged weights are written in the base's bfloat16.
+    assert artifact.metrics["loss"]["heldout_before"] == pytest.approx(losses(alone["lora"])[-1], abs=0.02)
+
+
+def test_full_training_goes_on_from_the_merged_adapter(alone: dict[str, StageJob], make_job: MakeJob) -> None:
+    job = after(make_job("full"), "full-after", alone["lora"], merge_first=True)
+
+    train_alone(job)
+
+    artifact = read_artifact(job.artifact)
+    assert (artifact.kind, artifact.base) == ("model", None)
+    assert artifact.metrics["loss"]["heldout_before"] == pytest.approx(losses(alone["lora"])[-1], abs=TOLERANCE)

@@ -42,9 +42,9 @@ def resume(model: PreTrainedModel, adapter: Path) -> PeftModel:
 
 
 def merged(base: Path, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The base's weights with the adapter's update added, computed in float32, given in `dtype`."""
+    """The base's weights with the adapter's update added, computed in float32, given in `dtype`, all trainable."""
     model = PeftModel.from_pretrained(load_weights(base, torch.float32), adapter)
-    return model.merge_and_unload().to(dtype)
+    return model.merge_and_unload().requires_grad_().to(dtype)  # PEFT had frozen them
 
 
 def rank_of(adapter: Path) -> int:

@@ -47,6 +47,8 @@ def check_model_folder(folder: Path, **where: object) -> None:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise _error(f"{config} is not valid JSON ({error})", where) from None
+    if not isinstance(settings, dict):
+        raise _error(f"{config} is no JSON object", where)
     if "auto_map" in settings:
         raise _error(
             f"{folder} wants to run code of its own (auto_map in {config.name})",
@@ -114,7 +116,7 @@ def _from_hub(name: str, folder: Path, **where: object) -> Path:
     try:
         found = snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"])
     except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise _error(
             f"'{name}' is no folder here and could not be fetched from the hub ({reason})",
             where,

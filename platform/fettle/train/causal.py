@@ -253,14 +253,17 @@ def _publish(
         metrics=metrics,
     ) as folder:
         model: Any = trainer.model
+        generation = (model.get_base_model() if is_adapter else model).generation_config
+        generation.eos_token_id = list(job.end_ids)
+        generation.pad_token_id = tokenizer.pad_token_id
         if not is_adapter:
             dtype = dtype_of(base)
             model.config.dtype = dtype
-            model.generation_config.eos_token_id = list(job.end_ids)
-            model.generation_config.pad_token_id = tokenizer.pad_token_id
             state = _cast(state, dtype)
         model.save_pretrained(folder, state_dict=state)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        if is_adapter:
+            generation.save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         tokenizer.save_pretrained(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from fettle.serving.app import serve
 
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
-if (Path.home() / ".ray" / "auth_token").is_file():
+if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 __all__ = ["run", "serve"]

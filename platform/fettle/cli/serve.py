@@ -32,7 +32,7 @@ def serve_command(
 ) -> None:
     """Serve a model over HTTP, in OpenAI's format, on Ray Serve and vLLM."""
     from fettle.engine.env import EngineOptions
-    from fettle.serving.signals import interruptible
+    from fettle.signals import interruptible
 
     adapters = adapters_of(adapter or [])
     options = EngineOptions(dtype=dtype, max_model_len=max_model_len)  # type: ignore[arg-type]  # checked by itself
@@ -51,7 +51,7 @@ def serve_command(
                     typer.echo("note: whoever can reach this address can use it; there are no keys yet")
                 while True:
                     time.sleep(3600)
-        except (KeyboardInterrupt, SystemExit):  # within ray.init SIGTERM is Ray's own handler, which exits
+        except (KeyboardInterrupt, Interrupted):
             if endpoint is None:
                 raise Interrupted("stopped before it was ready") from None
             typer.echo("stopped")

@@ -34,15 +34,17 @@ def submit_command(
     from fettle.recipe import load_recipe
 
     overrides = set_ or []
-    load_recipe(recipe, parse_overrides(overrides))
+    loaded = load_recipe(recipe, parse_overrides(overrides))
     folder = working_dir.resolve()
     if not recipe.resolve().is_relative_to(folder):
         raise UserError(
             f"{recipe} does not lie below {folder}", fix="submit from a folder above it, or say --working-dir"
         )
+    if not (folder / "jobs" / "pipeline.py").is_file():
+        raise UserError(f"there is no jobs/pipeline.py below {folder}", fix="say --working-dir, a clone of fettle")
     words = ["python", "jobs/pipeline.py", str(recipe.resolve().relative_to(folder))]
     # The job's own folder goes when the job does.
-    words += ["--out", str((out or Path("runs", recipe.stem)).resolve())]
+    words += ["--out", str((out or Path("runs", loaded.name)).resolve())]
     words += [word for pair in overrides for word in ("--set", pair)]
     words += ["--until", until] if until else []
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"

@@ -40,7 +40,8 @@ class TokenSet(Sequence[TokenExample]):
         return len(self.offsets) - 1
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's overloads for slices are not needed
-        begin, end = self.offsets[index], self.offsets[index + 1]
+        place = range(len(self))[index]
+        begin, end = self.offsets[place], self.offsets[place + 1]
         return TokenExample(self.ids[begin:end], self.mask[begin:end])
 
     def lengths(self) -> list[int]:
@@ -81,17 +82,19 @@ def write_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[],
 def choose_heldout(examples: TokenSet, spec: HeldoutSpec, smallest: int = 1) -> tuple[list[int], list[int]]:
     """(positions to train on, positions held out) of a source, by each example's hash.
 
-    The choice depends on the examples alone, not on their order; equal examples fall on the same side. At least
-    `smallest` are held out, and at least one different example is left to train on.
+    The choice depends on the examples alone, not on their order; equal examples fall on the same side, in training
+    where they are more than `spec.max`. At least `smallest` are held out where there are so many different ones, and at
+    least one different example is left to train on.
     """
     assert spec.fraction is not None
     hashes = [hashlib.sha256(np.ascontiguousarray(e.input_ids).tobytes()).digest() for e in examples]
     count = Counter(hashes)
     wanted = min(max(smallest, round(spec.fraction * len(examples))), spec.max)
     chosen: set[bytes] = set()
+    held = 0
     for digest in sorted(count)[:-1]:
-        if sum(count[d] for d in chosen) >= wanted:
-            break
-        chosen.add(digest)
+        if held < wanted and held + count[digest] <= spec.max:
+            chosen.add(digest)
+            held += count[digest]
     train = [i for i, digest in enumerate(hashes) if digest not in chosen]
     return train, [i for i, digest in enumerate(hashes) if digest in chosen]

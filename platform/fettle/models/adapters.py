@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -45,8 +44,3 @@ def merged(base: Path, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base's weights with the adapter's update added, computed in float32, given in `dtype`, all trainable."""
     model = PeftModel.from_pretrained(load_weights(base, torch.float32), adapter)
     return model.merge_and_unload().requires_grad_().to(dtype)  # PEFT had frozen them
-
-
-def rank_of(adapter: Path) -> int:
-    """The adapter's rank, as its configuration tells it."""
-    return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])

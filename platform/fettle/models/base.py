@@ -80,6 +80,12 @@ def base_and_adapter(folder: Path) -> tuple[Path, Artifact | None]:
     return folder, None
 
 
+def rank_of(adapter: Path) -> int | None:
+    """The rank of a LoRA adapter, as its configuration tells it."""
+    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("r")
+    return int(rank) if rank is not None else None
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer with its chat template, and a padding token (its end-of-text token where it names none)."""
     from transformers import AutoTokenizer

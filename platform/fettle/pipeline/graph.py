@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fettle.artifact import digest_file, is_artifact, library_versions, read_artifact
 from fettle.data.sources import find_files
 from fettle.errors import UserError
-from fettle.models.base import base_and_adapter, digest_of, positions_of, resolve_base
+from fettle.models.base import base_and_adapter, digest_of, positions_of, rank_of, resolve_base
 from fettle.models.precision import instruction_set, resolve_precision
 from fettle.recipe import Recipe, Stage
 from fettle.recipe.adapter import AdapterSpec
@@ -188,7 +188,10 @@ def _adapter(recipe: Recipe, stage: Stage, origin: Origin) -> AdapterSpec:
                 fix="remove it",
             )
         return adapter
-    differs = origin.adapter_spec is not None and adapter != origin.adapter_spec
+    if origin.adapter_spec is not None:
+        differs = adapter != origin.adapter_spec
+    else:  # an adapter's folder: PEFT's configuration tells its rank
+        differs = adapter != "full" and adapter.r != rank_of(origin.adapter)
     if not stage.merge_first and (adapter == "full" or differs):
         raise UserError(
             "this stage begins from an adapter and asks for another one",

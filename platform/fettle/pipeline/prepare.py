@@ -21,7 +21,12 @@ from fettle.pipeline.graph import PlannedSource, PlannedStage
 from fettle.recipe import Recipe
 from fettle.train.job import StageJob
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+# Whatever transformers makes a tokenizer of; by the model_type in config.json it may rebuild parts (train.md 0d).
+_TOKENIZER_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 
 
 def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tuple[list[StageJob], list[str]]:
@@ -35,9 +40,8 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
         found.raise_mistakes()
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
         if num_warnings:
-            notes.append(
-                f"stages.{stage.spec.name}: {num_warnings} warning{'s' if num_warnings > 1 else ''}; `fettle data check` tells them"
-            )
+            warnings = f"{num_warnings} warning{'s' if num_warnings > 1 else ''}"
+            notes.append(f"stages.{stage.spec.name}: {warnings}; `fettle data check` tells them")
     tokenizers: dict[Path, PreTrainedTokenizerBase] = {}
     jobs = []
     for stage in stages:

@@ -54,25 +54,20 @@ def run(
     for stage in waiting:
         check_cpus(loaded, stage.spec, stage.cluster)
     check_disk(folder, [(stage.origin.root, stage.spec.checkpoint.keep) for stage in waiting])
-    was_there = folder.exists()
-    try:
+    with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
         jobs, notes = prepare(loaded, waiting, folder / "tokens")
-    except BaseException:
-        if not was_there:  # a mistake in the data leaves nothing behind
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    with _taken(folder, loaded) as fence, quiet(folder / "logs" / "run.log") as console, interruptible(_GOES_ON):
-        console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
-        for note in notes:
-            console.print(note, markup=False)
-        if waiting:
-            _train(waiting, jobs, fence, folder, console)
-        cached = {stage.spec.name for stage in stages if stage not in waiting}
-        report = make_report(loaded, folder, stages, cached, time.monotonic() - began)
-        write_report(report, stages)
-        console.print(table(report))
-        console.print(f"report    {_near(folder / 'report.html')}")
-        console.print(f"serve it  fettle serve {_near(report.artifact)}")
+        with quiet(folder / "logs" / "run.log") as console:
+            console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
+            for note in notes:
+                console.print(note, markup=False)
+            if waiting:
+                _train(waiting, jobs, fence, folder, console)
+            cached = {stage.spec.name for stage in stages if stage not in waiting}
+            report = make_report(loaded, folder, stages, cached, time.monotonic() - began)
+            write_report(report, stages)
+            console.print(table(report))
+            console.print(f"report    {_near(folder / 'report.html')}")
+            console.print(f"serve it  fettle serve {_near(report.artifact)}")
     return report
 
 
@@ -128,7 +123,11 @@ def _check_free(folder: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
-    """Yields the fence of this run, which alone may write to `folder` from now on."""
+    """Yields the fence of this run, which alone may write to `folder` from now on.
+
+    A folder that was not there before is not there after a UserError: a mistake leaves nothing behind.
+    """
+    was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
@@ -142,4 +141,9 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
         )
         token = uuid.uuid4().hex[:12]
         (folder / ".epoch").write_text(token, encoding="utf-8")
-        yield Fence(folder / ".epoch", token)
+        try:
+            yield Fence(folder / ".epoch", token)
+        except UserError:
+            if not was_there:
+                shutil.rmtree(folder)
+            raise

@@ -13,8 +13,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from fettle.errors import FettleError, UserError
 
-# Of the submitted folder; .gitignore is honoured too.
 _AGENT_TIMEOUT_S = 60
+# Of the submitted folder; .gitignore is honoured too.
 _NOT_SUBMITTED = [".git", ".venv", "runs", "**/__pycache__"]
 
 
@@ -46,7 +46,8 @@ def submit_job(server: str, entrypoint: str, folder: Path, *, follow: bool, say:
     asyncio.run(_follow(client, job))
     status, told = client.get_job_status(job), client.get_job_info(job).message
     if status != JobStatus.SUCCEEDED:
-        raise FettleError(f"job {job} {status.value.lower()}: {(told or '').strip().splitlines()[0] if told else ''}")
+        reason = (told or "").strip().partition("\n")[0]
+        raise FettleError(f"job {job} {status.value.lower()}: {reason}")
     say(f"job {job} succeeded")
 
 

@@ -25,13 +25,17 @@ def check_cpus(recipe: Recipe, stage: Stage, cluster: ClusterSpec) -> None:
         return
     there = os.cpu_count() or 1
     if cluster.workers * cluster.cpus_per_worker > there:
-        field = f"stages.{stage.name}.cluster.workers" if stage.cluster else "cluster.workers"
+        # Fewer workers help unless a single one is too large.
+        key, most = "workers", there // cluster.cpus_per_worker
+        if most == 0:
+            key, most = "cpus_per_worker", max(1, there // cluster.workers)
+        field = f"stages.{stage.name}.cluster.{key}" if stage.cluster else f"cluster.{key}"
         raise DoesNotFit(
             f"{cluster.workers} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
             file=recipe.file,
             line=recipe.line(field),
             field=field,
-            fix=f"at most workers: {max(1, there // cluster.cpus_per_worker)}, or set RAY_ADDRESS to a larger cluster",
+            fix=f"at most {key}: {most}, or set RAY_ADDRESS to a larger cluster",
         )
 
 

@@ -6,6 +6,4 @@ from pydantic import BaseModel, ConfigDict
 class Spec(BaseModel):
     """One part of a recipe."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)

@@ -28,7 +28,6 @@ from fettle.serving.resolve import ServedModel, fitted, resolve
 APP = "fettle"
 _LOAD_TIMEOUT_S = 1800
 _FREE_CPU_TIMEOUT_S = 20
-_GONE_TIMEOUT_S = 3
 _STOP_TIMEOUT_S = 20
 
 Say = Callable[[str], None]
@@ -81,7 +80,8 @@ def serve(
     log_into(log, "ray", "ray.serve")
     say(f"what Ray and vLLM have to say goes to {log}")
     say("starting Ray")
-    with _no_process_left() as note, ray_session() as is_ours:
+    with ray_session() as is_ours:
+        _refuse_second_serve()
         try:
             handle = _deploy(served, fitting, host, port, log)
             say(f"loading the engine ({', '.join(served.names)})")
@@ -92,9 +92,8 @@ def serve(
             finally:
                 endpoint.stop()
         finally:
-            if not is_ours:
+            if not is_ours:  # one of our own ends with the session, whatever state this is in
                 _stop(is_ours, log)
-            note()
 
 
 def build(
@@ -111,12 +110,6 @@ def build(
 
 def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, log: Path) -> DeploymentHandle:
     """Deploys one replica, which loads on after this returns."""
-    if _serve_runs():
-        raise UserError(
-            "Ray Serve already runs on this cluster, on a port of its own",
-            field="port",
-            fix="deploy with `serve deploy serve/config.yaml`, or unset RAY_ADDRESS for a cluster of our own",
-        )
     _wait_for_a_cpu()
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     http = HTTPOptions(host=host, port=port)
@@ -142,6 +135,16 @@ def _wait_until_loaded(handle: DeploymentHandle, log: Path) -> None:
         raise FettleError(f"the engine did not start: {error.cause}; log: {log}") from error
     except ray.exceptions.RayError as error:
         raise FettleError(f"the engine's process ended ({_first_line(error)}); log: {log}") from error
+
+
+def _refuse_second_serve() -> None:
+    """Serve listens where it was first told to, and whoever stops it stops every application in it."""
+    if _serve_runs():
+        raise UserError(
+            "Ray Serve already runs on this cluster, on a port of its own",
+            field="port",
+            fix="deploy with `serve deploy serve/config.yaml`, or unset RAY_ADDRESS for a cluster of our own",
+        )
 
 
 def _wait_for_a_cpu() -> None:
@@ -196,38 +199,6 @@ def _serve_lives() -> bool:
     ours = psutil.Process().children(recursive=True)
     names = [one.name() for one in ours if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     return all(any(name.startswith(wanted) for name in names) for wanted in ("gcs_server", "ray::ServeContr"))
-
-
-@contextmanager
-def _no_process_left() -> Iterator[Callable[[], None]]:
-    """Ends what was started within the block and is still there at its end; yields a function to call right before
-    Ray is shut down, when its processes can still be told by their parents.
-
-    Ray's workers end by themselves up to seconds after ray.shutdown has returned, and an interrupt within ray.init
-    leaves a half-started cluster that ray.shutdown does not know of. Does nothing within a Ray session.
-    """
-    if ray.is_initialized():
-        yield lambda: None
-        return
-    here = psutil.Process()
-    before = set(here.children(recursive=True))
-    started: set[psutil.Process] = set()
-
-    def note() -> None:
-        started.update(set(here.children(recursive=True)) - before)
-
-    try:
-        yield note
-    finally:
-        note()
-        _end(started)
-
-
-def _end(processes: set[psutil.Process]) -> None:
-    for process in psutil.wait_procs(processes, timeout=_GONE_TIMEOUT_S)[1]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=_GONE_TIMEOUT_S)
 
 
 def _url(host: str, port: int) -> str:

@@ -1,0 +1,199 @@
+"""`fettle serve` from outside: its routes, its answers against transformers and PEFT, its end.
+
+Three engine starts in all: an adapter over its base, the same adapter merged, and a replica in a given Ray session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import requests
+
+from fettle.cluster import ray_session
+from fettle.errors import UserError
+from fettle.serving.app import serve
+from fettle.serving.port import free_port
+from live import START_TIMEOUT_S, Live, live
+
+TOLERANCE = 1e-3  # nats, at any token of a greedy answer; float32 everywhere (1e-5 measured)
+PROMPTS = [[5, 6, 7, 8], [300, 20, 9], [40, 41, 42, 43, 44]]
+COUNT = 24
+QUESTION = [{"role": "user", "content": "Hello, who are you?"}]
+CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+
+
+def greedy(at: Live, model: str, prompt: list[int], count: int = COUNT) -> tuple[list[int], list[float]]:
+    """Token ids and log-probabilities of a greedy answer."""
+    body = {"model": model, "prompt": prompt, "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    answer = at.post(COMPLETE, body | {"return_tokens_as_token_ids": True})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()["choices"][0]["logprobs"]
+    return [int(token.removeprefix("token_id:")) for token in told["tokens"]], told["token_logprobs"]
+
+
+def farthest(found: tuple[list[int], list[float]], wanted: tuple[list[int], list[float]]) -> float:
+    """Largest distance of a log-probability; infinite where a token differs."""
+    if found[0] != wanted[0]:
+        return float("inf")
+    return max(abs(one - other) for one, other in zip(found[1], wanted[1], strict=True))
+
+
+class TestAdapterOverItsBase:
+    @pytest.fixture(scope="class")
+    def at(self, loras: dict[str, Path]) -> Iterator[Live]:
+        with live(str(loras["polite"]), "--adapter", f"brief={loras['brief']}") as running:
+            yield running
+
+    def test_it_prints_its_address_its_models_and_a_curl_line(self, at: Live) -> None:
+        printed = "".join(at.printed)
+
+        assert f"{at.url}/v1   models: tiny, polite, brief" in printed
+        assert f"curl -s {at.url}{CHAT}" in printed and '"model": "polite"' in printed
+
+    def test_it_was_alive_before_it_was_ready(self, at: Live) -> None:
+        assert 503 in at.polled
+        assert (at.get("/health").status_code, at.get("/ready").status_code) == (200, 200)
+
+    def test_it_lists_base_and_adapters(self, at: Live) -> None:
+        assert [card["id"] for card in at.get("/v1/models").json()["data"]] == ["tiny", "polite", "brief"]
+
+    def test_it_chats(self, at: Live) -> None:
+        answer = at.post(CHAT, {"model": "tiny", "messages": QUESTION, "max_tokens": 16, "temperature": 0}).json()
+
+        choice = answer["choices"][0]
+        assert answer["model"] == "tiny" and choice["message"]["role"] == "assistant" and choice["message"]["content"]
+
+    @pytest.mark.parametrize("model", ["tiny", "polite"])
+    def test_streamed_pieces_are_the_whole_answer(self, at: Live, model: str) -> None:
+        body = {"model": model, "messages": QUESTION, "max_tokens": 16, "temperature": 0}
+        whole = at.post(CHAT, body).json()["choices"][0]["message"]["content"]
+
+        streamed = at.post(CHAT, body | {"stream": True}, stream=True)
+        events = [line.removeprefix("data: ") for line in streamed.iter_lines(decode_unicode=True) if line]
+
+        assert streamed.headers["content-type"].startswith("text/event-stream") and events[-1] == "[DONE]"
+        pieces = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1]]
+        assert "".join(pieces) == whole
+
+    def test_answers_carry_the_name_that_was_asked_for(self, at: Live) -> None:
+        answer = at.post(COMPLETE, {"model": "brief", "prompt": "Hello", "max_tokens": 2}).json()
+
+        assert answer["model"] == "brief"
+
+    def test_end_tokens_of_the_generation_config_end_an_answer(self, at: Live) -> None:
+        body = {"model": "tiny", "messages": QUESTION, "max_tokens": 400, "temperature": 0}
+
+        assert at.post(CHAT, body).json()["choices"][0]["finish_reason"] == "stop"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "status"),
+        [
+            ("POST", CHAT, b'{"model": "nope", "messages": []}', 404),
+            ("POST", "/v1/load_lora_adapter", b"{}", 404),
+            ("GET", "/docs", None, 404),
+            ("GET", "/metrics", None, 404),
+            ("POST", CHAT, b'{"model":', 400),
+            ("POST", CHAT, b'["model"]', 400),
+            ("POST", CHAT, b'{"model": "tiny"}', 400),
+            ("POST", COMPLETE, b'{"model": "tiny", "prompt": "x", "max_tokens": -1}', 400),
+            ("POST", COMPLETE, b'{"model": "tiny", "prompt": "x", "n": 10000}', 400),
+        ],
+    )
+    def test_what_cannot_be_answered_is_an_error_of_openais_shape(
+        self, at: Live, method: str, path: str, body: bytes | None, status: int
+    ) -> None:
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer anything"}
+
+        answer = requests.request(method, at.url + path, data=body, headers=headers, timeout=30)
+
+        told = answer.json()["error"]
+        assert (answer.status_code, told["code"]) == (status, status) and told["message"]
+
+    def test_unknown_model_names_those_there_are(self, at: Live) -> None:
+        told = at.post(CHAT, {"model": "nope", "messages": QUESTION}).json()["error"]
+
+        assert "available: tiny, polite, brief" in told["message"]
+
+    @pytest.mark.parametrize(("model", "adapter"), [("tiny", None), ("polite", "polite"), ("brief", "brief")])
+    def test_it_answers_as_transformers_and_peft(
+        self, at: Live, reference: Any, model: str, adapter: str | None
+    ) -> None:
+        distances = [farthest(greedy(at, model, prompt), reference(prompt, adapter, COUNT)) for prompt in PROMPTS]
+
+        assert max(distances) < TOLERANCE
+
+    def test_base_and_adapters_in_one_batch_answer_as_alone(self, at: Live) -> None:
+        models = ["tiny", "polite", "tiny", "brief"] * 3
+        alone = {model: greedy(at, model, PROMPTS[0], 96) for model in set(models)}
+
+        with ThreadPoolExecutor(len(models)) as pool:
+            together = list(pool.map(lambda model: greedy(at, model, PROMPTS[0], 96), models))
+
+        distances = [farthest(found, alone[model]) for found, model in zip(together, models, strict=True)]
+        assert max(distances) < TOLERANCE
+
+    def test_sigterm_ends_it_and_every_process_it_started(self, at: Live) -> None:
+        assert at.stopped_by(signal.SIGTERM) == (0, [])
+
+
+class TestMergedAdapter:
+    @pytest.fixture(scope="class")
+    def at(self, loras: dict[str, Path]) -> Iterator[Live]:
+        with live(str(loras["polite-merged"]), "--name", "polite") as running:
+            yield running
+
+    def test_it_answers_as_the_adapter_over_its_base(self, at: Live, reference: Any) -> None:
+        distances = [farthest(greedy(at, "polite", prompt), reference(prompt, "polite", COUNT)) for prompt in PROMPTS]
+
+        assert max(distances) < TOLERANCE
+
+    def test_sigint_ends_it_and_every_process_it_started(self, at: Live) -> None:
+        """Though it was started with SIGINT ignored, as a script's background job is."""
+        assert at.stopped_by(signal.SIGINT) == (0, [])
+
+
+@pytest.mark.skipif("RAY_ADDRESS" in os.environ, reason="needs a Ray cluster of its own")
+class TestInAGivenRaySession:
+    def test_one_cpu_is_enough_a_dead_replica_is_replaced_and_the_session_lives_on(self, tiny: Path) -> None:
+        port = free_port()
+        with ray_session(num_cpus=1):
+            with serve(tiny, port=port) as endpoint:
+                first = requests.get(f"{endpoint.url}/ready", timeout=30).status_code
+                with pytest.raises(UserError, match="already runs"), serve(tiny, port=free_port()):
+                    pass  # and the first has to survive this
+                replica_process().kill()
+                again = status_once_replaced(endpoint.url)
+            with pytest.raises(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/ready", timeout=30)
+
+            assert (first, again, ray.is_initialized()) == (200, 200, True)
+
+
+def replica_process() -> psutil.Process:
+    started = psutil.Process().children(recursive=True)
+    return next(one for one in started if one.name().startswith("ray::ServeReplica"))
+
+
+def status_once_replaced(url: str) -> int:
+    """/ready's answer, waited for through the errors on the way."""
+    until, seen = time.monotonic() + START_TIMEOUT_S, {200}
+    while time.monotonic() < until:
+        try:
+            status = requests.get(f"{url}/ready", timeout=5).status_code
+        except requests.RequestException:
+            status = 0
+        if status == 200 and seen != {200}:
+            return status
+        seen.add(status)
+        time.sleep(0.2)
+    return 0

@@ -1,0 +1,31 @@
+"""The small house, made anew for each test."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_house import House, chat, lines, write_base
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("house") / "base")
+
+
+@pytest.fixture
+def house(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """The house; no RAY_ADDRESS, and a machine of 4 CPUs without bf16."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("fettle.models.precision.has_fast_bf16", lambda: False)
+    shutil.copytree(base_folder, tmp_path / "base")
+    (tmp_path / "corpus.txt").write_text("Once upon a time there was a night train.\n" * 20)
+    (tmp_path / "chat.jsonl").write_text(lines([chat(number) for number in range(20)]))
+    (tmp_path / "general.jsonl").write_text(lines([chat(number) for number in range(100, 110)]))
+    stages = [
+        {"name": "domain", "kind": "pretrain", "data": "corpus.txt"},
+        {"name": "instruct", "kind": "sft", "data": "chat.jsonl"},
+    ]
+    return House(tmp_path, {"name": "northline", "base": "base", "adapter": "full", "stages": stages})

@@ -1,0 +1,257 @@
+"""A run without its training: what is trained and what is not, who may write, and what a mistake leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from small_house import House, finish, lines
+
+from fettle.errors import DoesNotFit, FettleError, Interrupted, StageFailed, UserError
+from fettle.pipeline import runner
+from fettle.pipeline.graph import PlannedStage
+from fettle.pipeline.report import Report
+from fettle.recipe.cluster import ClusterSpec
+from fettle.train.checkpoint import Fence
+
+
+class Trainings:
+    """Stands where the worker groups would be: finishes every stage, and notes its name and its group."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.failing: dict[str, BaseException | signal.Signals] = {}
+        self.fences: list[Any] = []
+
+    def __call__(self, waiting: Any, jobs: Any, fence: Any, folder: Path, console: Any) -> None:
+        self.fences.append(fence)
+        assert [job.name for job in jobs] == [stage.spec.name for stage in waiting]
+        for stage in waiting:
+            self.names.append(stage.spec.name)
+            failure = self.failing.pop(stage.spec.name, None)
+            if isinstance(failure, signal.Signals):
+                signal.raise_signal(failure)
+            elif failure is not None:
+                raise failure
+            finish(stage)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    found = Trainings()
+    monkeypatch.setattr(runner, "_train", found)
+    return found
+
+
+def run(house: House, **how: Any) -> Report:
+    return runner.run(house.file, out=house.out, **how)
+
+
+def test_a_run_trains_every_stage_once_and_tells_of_it(house, trainings):
+    report = run(house)
+    assert trainings.names == ["domain", "instruct"]
+    assert [(stage.name, stage.kind, stage.cached) for stage in report.stages] == [
+        ("domain", "pretrain", False),
+        ("instruct", "sft", False),
+    ]
+    assert report.artifact == house.plan()[-1].artifact
+
+
+def test_a_second_run_trains_nothing_and_tells_the_same(house, trainings):
+    first, second = run(house), run(house)
+    assert trainings.names == ["domain", "instruct"]
+    assert [stage.cached for stage in second.stages] == [True, True]
+    assert [stage.artifact for stage in second.stages] == [stage.artifact for stage in first.stages]
+
+
+def test_a_change_trains_the_stages_it_concerns(house, trainings):
+    run(house)
+    report = run(house, set={"stages.instruct.lr": 1e-5})
+    assert trainings.names == ["domain", "instruct", "instruct"]
+    assert [stage.cached for stage in report.stages] == [True, False]
+
+
+def test_until_stops_after_its_stage_and_the_next_run_goes_on(house, trainings):
+    assert [stage.name for stage in run(house, until="domain").stages] == ["domain"]
+    run(house)
+    assert trainings.names == ["domain", "instruct"]
+
+
+def test_a_failed_stage_keeps_the_finished_ones(house, trainings):
+    trainings.failing["instruct"] = StageFailed("out of memory")
+    with pytest.raises(StageFailed):
+        run(house)
+    assert [stage.is_done for stage in house.plan()] == [True, False]
+    run(house)
+    assert trainings.names == ["domain", "instruct", "instruct"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_one_message_and_the_next_goes_on(house, trainings, number):
+    trainings.failing["instruct"] = number
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}; the same command goes on from here") as told:
+        run(house)
+    assert told.value.exit_code == 130
+    run(house)
+    assert trainings.names == ["domain", "instruct", "instruct"]
+
+
+def test_every_run_fences_the_earlier_ones_off(house, trainings):
+    run(house)
+    run(house, set={"seed": 1})
+    earlier, later = trainings.fences
+    later.check()
+    with pytest.raises(FettleError, match="another run has taken over"):
+        earlier.check()
+
+
+def test_a_folder_with_the_run_of_another_recipe_is_refused(house, trainings):
+    run(house)
+    with pytest.raises(UserError) as told:
+        run(house, set={"name": "southline"})
+    assert "name: " + f"{house.out} holds a run of 'northline'" in str(told.value)
+    assert str(told.value).endswith("fix: name another folder with --out")
+    assert len(trainings.names) == 2
+
+
+def test_a_folder_in_which_another_run_is_working_is_refused(house, trainings):
+    house.out.mkdir()
+    with open(house.out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=f"another run is working in {house.out}"):
+            run(house)
+        assert trainings.names == [] and not (house.out / ".epoch").exists()
+    run(house)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("chat.jsonl", '{"messages": [{"role"', "chat.jsonl:1: the line is cut off"),
+        ("chat.jsonl", "", "chat.jsonl"),
+        ("chat.jsonl", lines([{"text": "raw"}]), "text records in a sft stage"),
+        ("corpus.txt", "caf\xe9".encode("latin-1"), "not UTF-8 text: byte 0xe9 at offset 3"),
+        ("chat.jsonl", lines([{"prompt": "x" * 500, "completion": "y"}]), "no token bears loss"),  # found encoding
+    ],
+)
+def test_a_mistake_in_the_data_leaves_no_folder_behind(house, trainings, file, content, message):
+    (house.folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+    before = sorted(os.listdir(house.folder))
+    with pytest.raises(UserError) as told:
+        run(house)
+    assert message in str(told.value) and told.value.exit_code == 2
+    assert sorted(os.listdir(house.folder)) == sorted({*before, "recipe.yaml"}) and trainings.names == []
+
+
+def test_a_mistake_in_the_data_leaves_what_was_there(house, trainings):
+    run(house)
+    (house.folder / "chat.jsonl").write_text("{")
+    with pytest.raises(UserError):
+        run(house)
+    assert (house.out / "report.json").is_file() and house.plan()[0].is_done
+
+
+def test_more_workers_than_cpus_leave_no_folder_behind(house, trainings):
+    with pytest.raises(DoesNotFit, match="5 workers of 1"):
+        run(house, set={"cluster.workers": 5})
+    assert not house.out.exists()
+
+
+def test_too_little_disk_leaves_no_folder_behind(house, trainings, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
+    with pytest.raises(DoesNotFit, match="may need"):
+        run(house)
+    assert not house.out.exists()
+
+
+def test_what_is_done_needs_neither_cpus_nor_disk(house, trainings, monkeypatch):
+    run(house)
+    monkeypatch.setattr("os.cpu_count", lambda: 0)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert all(stage.cached for stage in run(house).stages)
+
+
+def test_the_default_folder_is_runs_and_the_recipes_name(house, trainings, monkeypatch):
+    monkeypatch.chdir(house.folder)
+    assert runner.run(house.file).out == house.folder / "runs" / "northline"
+
+
+def test_the_terminal_shows_the_result_and_where_to_look(house, trainings, monkeypatch, capfd):
+    monkeypatch.chdir(house.folder)
+    run(house)
+    shown = capfd.readouterr().out
+    assert shown.startswith("northline: 2 stages; log out/logs\n")
+    assert "report    out/report.html\n" in shown and "serve it  fettle serve out/artifacts/instruct-" in shown
+    run(house)
+    assert capfd.readouterr().out.startswith("northline: 2 stages, 2 already done; log out/logs\n")
+
+
+def test_the_run_says_what_it_is_of(house, trainings):
+    run(house, set={"seed": 3})
+    told = json.loads((house.out / "run.json").read_text())
+    assert told == {"recipe": "northline", "file": str(house.file), "digest": house.recipe(seed=3).digest()}
+
+
+class Groups:
+    """Stands where run_group would be: notes (workers, names) of each worker group, and finishes its stages."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, list[str]]] = []
+        self.planned: list[PlannedStage] = []
+
+    def __call__(
+        self, stages: Any, cluster: ClusterSpec, *, fence: Fence, out: Path, watch: Callable[[], None]
+    ) -> None:
+        watch()
+        names = [job.name for job, _ in stages]
+        self.started.append((cluster.workers, names))
+        assert [function.__name__ for _, function in stages] == [job.spec.kind for job, _ in stages]
+        for stage in self.planned:
+            if stage.spec.name in names:
+                finish(stage)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> Groups:
+    found = Groups()
+    monkeypatch.setattr(runner, "ray_session", nullcontext)
+    monkeypatch.setattr(runner, "run_group", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("clusters", "expected"),
+    [
+        ([None, None, None], [(1, ["a", "b", "c"])]),
+        ([None, {"workers": 2}, {"workers": 2}], [(1, ["a"]), (2, ["b", "c"])]),
+        ([{"workers": 2}, None, {"workers": 2}], [(2, ["a"]), (1, ["b"]), (2, ["c"])]),
+        ([None, {"workers": 1}, None], [(1, ["a", "b", "c"])]),  # the same spec, said again
+        ([{"workers": 2, "zero": 3}] * 3, [(2, ["a"]), (2, ["b"]), (2, ["c"])]),
+    ],
+)
+def test_consecutive_stages_of_one_cluster_spec_share_a_group_unless_zero_3_keeps_their_weights(
+    house, groups, clusters, expected
+):
+    stages = [
+        {"name": name, "kind": "sft", "data": "chat.jsonl"} | ({"cluster": cluster} if cluster else {})
+        for name, cluster in zip("abc", clusters, strict=True)
+    ]
+    house = house.with_stages(*stages)
+    groups.planned = house.plan()
+    run(house)
+    assert groups.started == expected
+
+
+def test_stages_that_are_done_are_in_no_group(house, groups):
+    groups.planned = house.plan()
+    finish(groups.planned[0])
+    run(house)
+    assert groups.started == [(1, ["instruct"])]

@@ -1,0 +1,142 @@
+"""What the gate lets through, on an application that repeats what it was given."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from fettle.serving import gate
+from fettle.serving.gate import Gate
+
+DEFAULTS = {"support": {"temperature": 0.5, "stop_token_ids": [7], "chat_template": "{{ messages }}"}}
+CHAT = "/v1/chat/completions"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).json()
+    await JSONResponse({"path": scope["path"], "body": body})(scope, receive, send)
+
+
+def client(*, is_open: bool = True) -> TestClient:
+    door = Gate(("base", "support"), DEFAULTS)
+    if is_open:
+        door.open(echo, 512)
+    return TestClient(door)
+
+
+def error(response: Any) -> tuple[int, str]:
+    told = response.json()["error"]
+    assert set(told) == {"message", "type", "param", "code"} and told["code"] == response.status_code
+    return response.status_code, told["message"]
+
+
+def test_request_passes_unchanged() -> None:
+    wanted = {"model": "base", "messages": [], "temperature": 0}
+
+    assert client().post(CHAT, json=wanted).json() == {"path": CHAT, "body": wanted}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/load_lora_adapter"),
+        ("GET", CHAT),
+        ("OPTIONS", "/v1/models"),
+        ("GET", "/docs"),
+        ("GET", "/v1/models/"),
+        ("POST", "/v1/completions/../models"),
+    ],
+)
+def test_every_other_route_is_404(method: str, path: str) -> None:
+    status, message = error(client().request(method, path))
+
+    assert status == 404 and "is not served here" in message
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", '"text"', "\xff", "[" * 100_000])
+def test_body_that_is_no_json_object_is_400(body: str) -> None:
+    response = client().post(CHAT, content=body.encode("latin-1"))
+
+    assert error(response)[0] == 400
+
+
+def test_unknown_model_is_404_and_the_available_are_named() -> None:
+    status, message = error(client().post(CHAT, json={"model": "suport"}))
+
+    assert (status, message) == (404, "no model 'suport' (did you mean 'support'?); available: base, support")
+
+
+@pytest.mark.parametrize("model", [5, ["base"], {"a": 1}])
+def test_model_that_is_no_text_is_404(model: object) -> None:
+    assert error(client().post(CHAT, json={"model": model}))[0] == 404
+
+
+def test_body_over_the_limit_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "MAX_BODY_BYTES", 10)
+
+    assert error(client().post(CHAT, json={"model": "base"}))[0] == 413
+
+
+@pytest.mark.parametrize("smuggled", [{"chat_template": "x"}, {"chat_template_kwargs": {"chat_template": "x"}}])
+def test_template_of_a_request_is_refused(smuggled: dict[str, Any]) -> None:
+    status, message = error(client().post(CHAT, json={"model": "support", **smuggled}))
+
+    assert status == 400 and "template" in message
+
+
+def test_models_own_defaults_are_filled_in() -> None:
+    body = client().post(CHAT, json={"model": "support", "messages": []}).json()["body"]
+
+    assert body == {"model": "support", "messages": [], **DEFAULTS["support"]}
+
+
+def test_request_goes_before_defaults_and_end_tokens_are_added() -> None:
+    wanted = {"model": "support", "temperature": 0, "stop_token_ids": [3]}
+
+    body = client().post("/v1/completions", json=wanted).json()["body"]
+
+    assert body == {"model": "support", "temperature": 0, "stop_token_ids": [3, 7]}
+
+
+def test_any_bearer_token_is_taken() -> None:
+    response = client().post(CHAT, json={"model": "base"}, headers={"Authorization": "Bearer whatever"})
+
+    assert response.status_code == 200
+
+
+def test_before_it_is_open_the_gate_is_alive_and_not_ready() -> None:
+    closed = client(is_open=False)
+
+    statuses = [closed.get("/health").status_code, closed.get("/ready").status_code]
+    assert [*statuses, error(closed.post(CHAT, json={"model": "base"}))[0]] == [200, 503, 503]
+
+
+def test_failed_engine_is_neither_alive_nor_ready() -> None:
+    door = Gate(("base",), {})
+    door.open(echo, 512)
+    door.failure = "the engine died"
+    failed = TestClient(door)
+
+    told = failed.get("/ready")
+    assert (failed.get("/health").status_code, told.status_code) == (503, 503)
+    assert json.loads(told.text)["reason"] == "the engine died"
+
+
+def test_models_are_listed_with_their_base() -> None:
+    cards = client().get("/v1/models").json()["data"]
+
+    assert [(card["id"], card["parent"], card["max_model_len"]) for card in cards] == [
+        ("base", None, 512),
+        ("support", "base", 512),
+    ]
+
+
+def test_ray_serves_start_and_stop_hooks_are_answered() -> None:
+    with client() as running:  # entering and leaving runs the lifespan protocol
+        assert running.get("/health").status_code == 200

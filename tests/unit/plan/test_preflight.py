@@ -81,7 +81,7 @@ def test_one_worker_that_is_too_large_is_told_to_take_fewer_cpus(tmp_path, machi
 
 def test_a_cluster_that_is_joined_is_asked_later(tmp_path, machine, monkeypatch):
     machine(cpus=1)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     one = recipe(tmp_path, "{workers: 8}")
     check_cpus(one, one.stages[0], one.cluster)
 

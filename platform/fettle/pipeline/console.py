@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fettle.output import print_into
 from fettle.train.job import StageJob
 from fettle.train.progress import StepRow, read_progress
 
@@ -18,15 +19,10 @@ from fettle.train.progress import StepRow, read_progress
 @contextmanager
 def quiet(log: Path) -> Iterator[Console]:
     """Yields a console on the real terminal; whatever else this process prints, C code included, is added to `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
-    sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     terminal = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)
+    print_into(log)
     try:
         yield Console(file=terminal, highlight=False, soft_wrap=not terminal.isatty())
     finally:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import sys
 from typing import Any
 
 from ray import serve
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp
 
 from fettle.engine.env import EngineOptions, device, prepare_process
 from fettle.errors import FettleError, UserError
+from fettle.output import print_into
 from fettle.serving.gate import Gate
 from fettle.serving.resolve import ServedModel
 
@@ -47,7 +47,7 @@ class Replica:
         self, served: ServedModel, options: EngineOptions, log: str | None, hold: bool
     ) -> None:
         if log is not None:
-            _print_into(log)
+            print_into(log)
         self._gate = Gate(served.names, served.defaults)
         self._loading = asyncio.create_task(self._load(served, options))
         self._watching: asyncio.Task[None] | None = None
@@ -112,16 +112,6 @@ def _end_later_if_failed(loading: asyncio.Task[None]) -> None:
 
 def _import_engine() -> None:
     import fettle.engine.openai_app  # noqa: F401
-
-
-def _print_into(log: str) -> None:
-    """Sends standard output and error, vLLM's and its C++ libraries' too, to the end of a file."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
 
 
 def _in_one_line(error: Exception) -> str:

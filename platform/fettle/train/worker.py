@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from ray import train
 
 from fettle.artifact import is_artifact
+from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
 from fettle.train.job import GroupMember, StageFunction, StageJob
 
@@ -29,21 +28,10 @@ def run_stages(config: dict[str, Any]) -> None:
 def run_member(stages: Sequence[tuple[StageJob, StageFunction]], member: GroupMember, logs: Path | None) -> None:
     """The stages on one worker, whose process group (if there are several workers) is already there."""
     if logs is not None:
-        _write_output_to(logs / f"worker-{member.rank}.log")
+        print_into(logs / f"worker-{member.rank}.log")
     torch.set_num_threads(member.cluster.cpus_per_worker)
     for job, function in stages:
         if not is_artifact(job.artifact):
             print(f"== stage {job.name} ({job.fingerprint})", flush=True)
             function(job, member)
         wait_for(job.artifact, member.fence)
-
-
-def _write_output_to(file: Path) -> None:
-    """Everything this process prints, libraries' C code included, goes to the end of `file`."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    target = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)

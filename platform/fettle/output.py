@@ -1,0 +1,18 @@
+"""Where a process's output goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def print_into(file: str | Path) -> None:
+    """Sends standard output and error of this process, its C libraries' too, to the end of `file`."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    target = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)

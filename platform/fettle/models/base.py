@@ -86,6 +86,17 @@ def rank_of(adapter: Path) -> int | None:
     return int(rank) if rank is not None else None
 
 
+def linear_layers(folder: Path) -> list[str]:
+    """Names of the model's linear layers (the last part of each), from its configuration, without loading weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), trust_remote_code=False)
+    kinds = ("Linear", "Conv1D")
+    return sorted({name.rpartition(".")[2] for name, one in model.named_modules() if type(one).__name__ in kinds})
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer with its chat template, and a padding token (its end-of-text token where it names none)."""
     from transformers import AutoTokenizer

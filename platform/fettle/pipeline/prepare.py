@@ -16,7 +16,8 @@ from fettle.data.check import inspect_stage
 from fettle.data.encode import Counts, encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import TokenSet, write_tokens
-from fettle.models.base import load_tokenizer
+from fettle.errors import UserError, did_you_mean
+from fettle.models.base import linear_layers, load_tokenizer
 from fettle.pipeline.graph import PlannedSource, PlannedStage
 from fettle.recipe import Recipe
 from fettle.train.job import StageJob
@@ -36,6 +37,7 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
     """
     notes = []
     for stage in stages:
+        _check_targets(recipe, stage)
         found = inspect_stage(recipe, stage.spec)
         found.raise_mistakes()
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
@@ -74,6 +76,23 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
             )
         )
     return jobs, notes
+
+
+def _check_targets(recipe: Recipe, stage: PlannedStage) -> None:
+    """Raises UserError where an adapter's targets are no layers of the model, which a worker would find out late."""
+    if stage.adapter == "full" or stage.adapter.targets == "all-linear":
+        return
+    layers = linear_layers(stage.origin.root)
+    for target in stage.adapter.targets:
+        if target.rpartition(".")[2] not in layers:
+            field = f"stages.{stage.spec.name}.adapter.targets" if stage.spec.adapter else "adapter.targets"
+            raise UserError(
+                f"the model has no linear layer '{target}'{did_you_mean(target, layers)}",
+                file=recipe.file,
+                line=recipe.line(field),
+                field=field,
+                expected=", ".join(layers),
+            )
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from fettle.models.base import (
     base_and_adapter,
     digest_of,
     dtype_of,
+    linear_layers,
     positions_of,
     resolve_base,
 )
@@ -192,3 +193,7 @@ def test_either_kind_of_hardware_multiplies_bf16(monkeypatch, avx, amx):
 def test_the_instruction_set_names_machine_and_vectors():
     machine, _, vectors = instruction_set().partition("/")
     assert machine and vectors
+
+
+def test_linear_layers_are_named_without_loading_weights() -> None:
+    assert {"q_proj", "down_proj"} <= set(linear_layers(BUNDLED["tiny"]))

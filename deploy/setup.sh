@@ -15,7 +15,10 @@ command -v c++ >/dev/null || command -v g++ >/dev/null || {
     exit 2
 }
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null
+[ -x .venv/bin/uv ] || said=$(.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 2>&1) || {
+    printf '%s\nuv could not be installed from this machine%s Python index (above)\n' "$said" "'s" >&2
+    exit 1
+}
 
 flags=()
 default_index=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)

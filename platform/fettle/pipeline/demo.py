@@ -55,6 +55,7 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
             for question in _questions(asked):
                 table.add_row(question, *(_ask(endpoint.url, name, question) for name in (base, tuned)))
             console.print(table)
+    console.print()
     for stage in report.stages:
         before, after = stage.loss["heldout_before"], stage.loss["heldout_after"]
         console.print(f"held-out loss, {stage.name:<9} {before:.2f} → {after:.2f} nats per token")

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 import ray
@@ -96,6 +97,9 @@ def _start(num_cpus: int) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+            token = Path.home() / ".ray" / "auth_token"
+            if token.is_file():  # Ray writes it for everybody to read
+                token.chmod(0o600)
             return
         except Exception as error:  # Ray raises plain Exception, RuntimeError or its own here
             ray.shutdown()

@@ -36,9 +36,10 @@ class CountingRay:
 
 
 @pytest.fixture
-def ray(monkeypatch) -> CountingRay:
+def ray(monkeypatch, tmp_path) -> CountingRay:
     """The counting Ray in place of the real one, no RAY_ADDRESS, and an environment that is put back."""
     fake = CountingRay()
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(cluster, "ray", fake)
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -52,6 +53,14 @@ def test_a_cluster_of_our_own_is_started_and_stopped(ray):
     with cluster.ray_session(num_cpus=2) as is_ours:
         assert is_ours and ray.is_up and ray.started[0]["address"] == "local" and ray.started[0]["num_cpus"] == 2
     assert not ray.is_up
+
+
+def test_the_token_that_ray_wrote_is_for_its_owner_alone(ray, tmp_path):
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    with cluster.ray_session():
+        assert token.stat().st_mode & 0o777 == 0o600
 
 
 def test_it_is_stopped_after_an_error_too(ray):

@@ -54,11 +54,17 @@ def run(
     for stage in waiting:
         check_cpus(loaded, stage.spec, stage.cluster)
     check_disk(folder, [(stage.origin.root, stage.spec.checkpoint.keep) for stage in waiting])
+    is_new = not folder.exists()
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
-        jobs, notes = prepare(loaded, waiting, folder / "tokens")
+        try:
+            jobs, notes = prepare(loaded, waiting, folder / "tokens")
+        except UserError:
+            if is_new:  # a mistake in the data leaves nothing behind
+                shutil.rmtree(folder)
+            raise
         with quiet(folder / "logs" / "run.log") as console:
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
-            for note in notes:
+            for note in [*notes, *_left_behind(waiting)]:
                 console.print(note, markup=False)
             if waiting:
                 _train(waiting, jobs, fence, folder, console)
@@ -94,6 +100,16 @@ def _train(
                     line.close()
 
 
+def _left_behind(waiting: Sequence[PlannedStage]) -> list[str]:
+    """What to tell of stages that begin anew although an earlier attempt, under other settings, was under way."""
+    return [
+        f"{stage.spec.name}: begins anew; {other.name}, interrupted under other settings, is kept and not used"
+        for stage in waiting
+        for other in sorted(stage.folder.parent.glob(f"{stage.spec.name}-{'?' * 12}"))
+        if other != stage.folder and any(other.glob("checkpoints/step-*"))
+    ]
+
+
 def _groups(stages: list[PlannedStage]) -> list[list[PlannedStage]]:
     """Stages of one cluster spec in worker groups: one for all, but with ZeRO 3 one each (its sharded weights stay)."""
     return [[stage] for stage in stages] if stages[0].cluster.zero == 3 else [stages]
@@ -123,11 +139,7 @@ def _check_free(folder: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
-    """Yields the fence of this run, which alone may write to `folder` from now on.
-
-    A folder that was not there before is not there after a UserError: a mistake leaves nothing behind.
-    """
-    was_there = folder.exists()
+    """Yields the fence of this run, which alone may write to `folder` from now on."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
@@ -141,9 +153,4 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
         )
         token = uuid.uuid4().hex[:12]
         (folder / ".epoch").write_text(token, encoding="utf-8")
-        try:
-            yield Fence(folder / ".epoch", token)
-        except UserError:
-            if not was_there:
-                shutil.rmtree(folder)
-            raise
+        yield Fence(folder / ".epoch", token)

@@ -85,9 +85,10 @@ def test_until_stops_after_its_stage_and_the_next_run_goes_on(house, trainings):
     assert trainings.names == ["domain", "instruct"]
 
 
-def test_a_failed_stage_keeps_the_finished_ones(house, trainings):
-    trainings.failing["instruct"] = StageFailed("out of memory")
-    with pytest.raises(StageFailed):
+@pytest.mark.parametrize("failure", [StageFailed("out of memory"), UserError("the worker found a mistake")])
+def test_a_failed_stage_keeps_the_finished_ones(house, trainings, failure):
+    trainings.failing["instruct"] = failure
+    with pytest.raises(type(failure)):
         run(house)
     assert [stage.is_done for stage in house.plan()] == [True, False]
     run(house)
@@ -102,6 +103,14 @@ def test_a_signal_ends_the_run_with_one_message_and_the_next_goes_on(house, trai
     assert told.value.exit_code == 130
     run(house)
     assert trainings.names == ["domain", "instruct", "instruct"]
+
+
+def test_a_stage_that_begins_anew_beside_an_interrupted_attempt_says_so(house, trainings, capfd):
+    domain = house.plan()[0]
+    (domain.folder / "checkpoints" / "step-00000002").mkdir(parents=True)
+    run(house, set={"stages.domain.lr": 1e-5})
+    told = " ".join(capfd.readouterr().out.split())
+    assert f"domain: begins anew; {domain.folder.name}, interrupted under other settings, is kept and not used" in told
 
 
 def test_every_run_fences_the_earlier_ones_off(house, trainings):

@@ -238,6 +238,19 @@ def test_merge_first_trains_a_fresh_adapter_over_merged_weights(alone: dict[str,
     assert artifact.metrics["loss"]["heldout_before"] == pytest.approx(losses(alone["lora"])[-1], abs=0.02)
 
 
+@pytest.mark.timeout(120)
+def test_merging_first_works_with_zero_3(alone: dict[str, StageJob], make_job: MakeJob) -> None:
+    lora = after(make_job("lora", adapter=LORA), "merged-zero-3", alone["lora"], merge_first=True)
+    full = after(make_job("full"), "full-zero-3", alone["lora"], merge_first=True)
+
+    train_together([(lora, 3), (full, 3)])
+
+    expected = losses(alone["lora"])[-1]
+    befores = [read_artifact(job.artifact).metrics["loss"]["heldout_before"] for job in (lora, full)]
+    # The first begins from merged weights written in the base's bfloat16.
+    assert befores == [pytest.approx(expected, abs=0.02), pytest.approx(expected, abs=TOLERANCE)]
+
+
 def test_full_training_goes_on_from_the_merged_adapter(alone: dict[str, StageJob], make_job: MakeJob) -> None:
     job = after(make_job("full"), "full-after", alone["lora"], merge_first=True)
 

@@ -67,7 +67,12 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
     lessons = curriculum(job)
     checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
     latest = checkpoints.latest()
-    # Before the model is loaded: with ZeRO 3 the arguments make from_pretrained shard it while loading.
+    # With ZeRO 3 the arguments make from_pretrained shard what is loaded from then on, all workers together: after
+    # them the stage's model, before them what one worker merges, or what has to be whole while it is merged.
+    base = _merged_base(job, member)
+    merged = None
+    if job.adapter == "full" and job.from_adapter is not None:
+        merged = adapters.merged(job.base, job.from_adapter, torch.float32)
     args = training_arguments(
         checkpoints.partial,
         max_steps=len(lessons.steps),
@@ -84,11 +89,10 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
         use_cpu=member.cluster.gpus_per_worker == 0,
         deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
     )
-    base = _merged_base(job, member)
     tokenizer = load_tokenizer(base)
     report = _Report(job, lessons, write=member.rank == 0)
     trainer = StageTrainer(
-        model=_load(job, base, member),
+        model=merged if merged is not None else _load(job, base, member),
         args=args,
         tokenizer=tokenizer,
         batches=MicroBatches(
@@ -113,7 +117,7 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
         assert state is not None
         _publish(job, base, member, trainer, tokenizer, state, report.metrics())
         checkpoints.clear()
-    del trainer, report.trainer, state
+    del trainer, report.trainer, state, merged
     # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
     AcceleratorState._reset_state()
     GradientState._reset_state()
@@ -122,8 +126,6 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
 
 def _load(job: StageJob, base: Path, member: GroupMember) -> PreTrainedModel | PeftModel:
     if job.adapter == "full":
-        if job.from_adapter is not None:
-            return adapters.merged(job.base, job.from_adapter, torch.float32)
         return load_weights(base, torch.float32)
     # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
     frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32

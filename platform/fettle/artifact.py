@@ -142,6 +142,13 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def replace_text(file: Path, text: str) -> None:
+    """Writes `file` so that readers find the old text or the new, never a part."""
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
 def sync_folder(folder: Path) -> None:
     """Forces every file below the folder, and the folder itself, to disk."""
     for file in folder.rglob("*"):

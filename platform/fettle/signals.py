@@ -35,14 +35,13 @@ def interruptible(told: str = "") -> Iterator[None]:
         raise _Stopped(signal.Signals(number).name)
 
     interrupt.is_fettles = True  # type: ignore[attr-defined]
-    kept = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
-        yield
-    except _Stopped as stopped:
-        raise Interrupted(f"stopped by {stopped}{told}") from None
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    with handlers_kept():
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
+        try:
+            yield
+        except _Stopped as stopped:
+            raise Interrupted(f"stopped by {stopped}{told}") from None
 
 
 @contextmanager

@@ -9,19 +9,20 @@ import typer
 
 from fettle.errors import UserError
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Over the recipe's own, e.g. stages.sft.lr=1e-5; repeatable."),
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)]
+
 
 def run_command(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; by default runs/NAME.", show_default=False)
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Over the recipe's own, e.g. stages.sft.lr=1e-5; repeatable."),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)
-    ] = None,
+    set_: SetOption = None,
+    until: UntilOption = None,
 ) -> None:
     """Train a recipe's stages: what is done is skipped, what was interrupted goes on."""
     overrides = parse_overrides(set_ or [])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fettle.cli.run import parse_overrides
+from fettle.cli.run import SetOption, UntilOption, parse_overrides
 from fettle.errors import UserError
 
 
@@ -18,12 +18,8 @@ def submit_command(
     out: Annotated[
         Path | None, typer.Option(help="The run's folder, where all nodes see it.", show_default=False)
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over the recipe's own; repeatable.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="The last stage to run.", show_default=False)
-    ] = None,
+    set_: SetOption = None,
+    until: UntilOption = None,
     address: Annotated[
         str | None, typer.Option(help="The job server; by default RAY_API_SERVER_ADDRESS or http://127.0.0.1:8265.")
     ] = None,

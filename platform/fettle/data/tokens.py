@@ -79,17 +79,17 @@ def write_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[],
     return TokenSet(folder)
 
 
-def choose_heldout(examples: TokenSet, spec: HeldoutSpec, smallest: int = 1) -> tuple[list[int], list[int]]:
+def choose_heldout(examples: TokenSet, spec: HeldoutSpec) -> tuple[list[int], list[int]]:
     """(positions to train on, positions held out) of a source, by each example's hash.
 
     The choice depends on the examples alone, not on their order; equal examples fall on the same side, in training
-    where they are more than `spec.max`. At least `smallest` are held out where there are so many different ones, and at
-    least one different example is left to train on.
+    where they are more than `spec.max`. At least one is held out where there are two different ones, and at least
+    one different example is left to train on.
     """
     assert spec.fraction is not None
     hashes = [hashlib.sha256(np.ascontiguousarray(e.input_ids).tobytes()).digest() for e in examples]
     count = Counter(hashes)
-    wanted = min(max(smallest, round(spec.fraction * len(examples))), spec.max)
+    wanted = min(max(1, round(spec.fraction * len(examples))), spec.max)
     chosen: set[bytes] = set()
     held = 0
     for digest in sorted(count)[:-1]:

@@ -42,7 +42,7 @@ class ProgressLine:
         self.console, self.jobs = console, list(jobs)
         self.places = {job.name: read_progress(job.progress)[1] for job in jobs}
         self.rows: list[StepRow] = []
-        self.printed_at = self.began = time.monotonic()
+        self.printed_at = time.monotonic()
         self.is_open = False
 
     def update(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fettle.artifact import digest_file, is_artifact, library_versions, read_artifact
+from fettle.artifact import digest_file, is_artifact, library_versions
 from fettle.data.sources import find_files
 from fettle.errors import UserError
 from fettle.models.base import base_and_adapter, digest_of, positions_of, rank_of, resolve_base
@@ -230,8 +230,3 @@ def _where(recipe: Recipe, field: str) -> dict[str, Any]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def artifact_metrics(stage: PlannedStage) -> dict[str, Any]:
-    """What the finished stage's artifact says of its training."""
-    return read_artifact(stage.artifact).metrics

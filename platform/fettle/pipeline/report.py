@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 
-from fettle.artifact import read_artifact
+from fettle.artifact import read_artifact, replace_text
 from fettle.pipeline.graph import PlannedStage
 from fettle.recipe import Recipe
 from fettle.train.progress import StepRow, curve
@@ -68,11 +67,11 @@ def make_report(recipe: Recipe, out: Path, stages: Sequence[PlannedStage], cache
 def write_report(report: Report, stages: Sequence[PlannedStage]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
-    _replace(report.out / "report.json", json.dumps(told, indent=2) + "\n")
+    replace_text(report.out / "report.json", json.dumps(told, indent=2) + "\n")
     pairs = zip(stages, report.stages, strict=True)
     curves = [_svg(curve(stage.folder / "progress.jsonl"), row) for stage, row in pairs]
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
-    _replace(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
+    replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
 
 
 def table(report: Report) -> Table:
@@ -116,9 +115,3 @@ def _svg(rows: Sequence[StepRow], stage: StageReport) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_name(f".partial-{file.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

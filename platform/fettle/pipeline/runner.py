@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fettle.artifact import replace_text
 from fettle.cluster import ray_session
 from fettle.errors import UserError
 from fettle.pipeline.console import ProgressLine, quiet
@@ -148,9 +149,8 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
             raise UserError(
                 f"another run is working in {folder}", fix="wait for it, or name another folder with --out"
             ) from None
-        (folder / "run.json").write_text(
-            json.dumps({"recipe": recipe.name, "file": str(recipe.file), "digest": recipe.digest()}), encoding="utf-8"
-        )
+        told = {"recipe": recipe.name, "file": str(recipe.file), "digest": recipe.digest()}
+        replace_text(folder / "run.json", json.dumps(told))
         token = uuid.uuid4().hex[:12]
-        (folder / ".epoch").write_text(token, encoding="utf-8")
+        replace_text(folder / ".epoch", token)
         yield Fence(folder / ".epoch", token)

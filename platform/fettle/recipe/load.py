@@ -13,13 +13,11 @@ from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
 from fettle.recipe.stages import (
-    STAGE_KINDS,
+    STAGE_SPECS,
     BatchSpec,
     CheckpointSpec,
     OptimizerSpec,
-    PretrainStage,
     ScheduleSpec,
-    SftStage,
 )
 from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
@@ -35,7 +33,6 @@ _PARTS: dict[str, type[BaseModel]] = {
     "schedule": ScheduleSpec,
     "checkpoint": CheckpointSpec,
 }
-_STAGES: dict[str, type[BaseModel]] = {"pretrain": PretrainStage, "sft": SftStage}
 # What a bare word stands for: `schedule: linear` is `schedule: {kind: linear}`.
 _WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path"}
 _IN_YAMLS_WORDS = {
@@ -144,8 +141,8 @@ def _as_user_error(
         got, fix = "this key is missing", f"add `{dotted[-1]}: …`"
     elif kind in {"union_tag_invalid", "union_tag_not_found"}:
         value = here.get("kind") if isinstance(here, dict) else None
-        got = f"unknown kind '{value}'{did_you_mean(str(value), STAGE_KINDS)}" if value else "a stage has a kind"
-        expected = ", ".join(STAGE_KINDS)
+        got = f"unknown kind '{value}'{did_you_mean(str(value), STAGE_SPECS)}" if value else "a stage has a kind"
+        expected = ", ".join(STAGE_SPECS)
         line = lines.get(f"{field}.kind", line)
         field += ".kind"
     elif kind == "too_short":
@@ -174,8 +171,8 @@ def _walk(loc: tuple[int | str, ...], tree: Any) -> tuple[list[str], Any, type[B
             if isinstance(here, list):
                 here = here[step] if step < len(here) else None
                 dotted.append(str(here.get("name", step)) if isinstance(here, dict) else str(step))
-        elif depth == 2 and loc[0] == "stages" and step in _STAGES:
-            part = _STAGES[step]
+        elif depth == 2 and loc[0] == "stages" and step in STAGE_SPECS:
+            part = STAGE_SPECS[step]
         elif isinstance(here, dict) and (step in here or last):
             dotted.append(step)
             here = here.get(step)

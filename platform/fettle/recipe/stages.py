@@ -143,4 +143,4 @@ class SftStage(StageBase):
 
 
 Stage = Annotated[PretrainStage | SftStage, Field(discriminator="kind")]
-STAGE_KINDS = ("pretrain", "sft")
+STAGE_SPECS: dict[str, type[StageBase]] = {"pretrain": PretrainStage, "sft": SftStage}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from fettle.artifact import is_artifact, library_versions, new_artifact
+from fettle.artifact import is_artifact, library_versions, new_artifact, replace_text
 from fettle.data.mix import steps_of
 from fettle.data.tokens import TokenExample, TokenSet, choose_heldout
 from fettle.models import adapters
@@ -174,9 +173,7 @@ class _Report(TrainerCallback):
         else:
             self.before = self.trainer.heldout_loss(self.lessons.heldout)
             if self.writer:
-                partial = self.before_file.with_suffix(".partial")
-                partial.write_text(json.dumps(self.before), encoding="utf-8")
-                os.replace(partial, self.before_file)
+                replace_text(self.before_file, json.dumps(self.before))
         if self.writer:
             self.writer.start_clock()
 

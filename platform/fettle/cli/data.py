@@ -65,7 +65,7 @@ def show(
 
     from fettle.data import show as shown
     from fettle.data.encode import encode
-    from fettle.data.sources import read_source
+    from fettle.data.sources import open_source, read_source
 
     told = (
         _showing_recipe(path, stage, base, max_length)
@@ -78,7 +78,7 @@ def show(
         shown.legend(in_colour), f"as {told.base.name} reads it, at most {told.base.max_length} tokens", sep="; "
     )
     for spec in told.specs:
-        records = read_source(spec, told.resolve, **told.where)
+        records = read_source(open_source(spec, told.resolve, **told.where))
         examples = encode(records, told.base.tokenizer, max_length=told.base.max_length, on_long=told.on_long)
         for example in islice(examples, n):
             console.print(f"\n── {shown.caption(example)}")

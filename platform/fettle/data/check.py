@@ -12,7 +12,7 @@ from fettle.data.files import suffix_of
 from fettle.data.formats import as_records
 from fettle.data.record import Record
 from fettle.data.rows import read_places, read_rows
-from fettle.data.sources import Resolve, find_files, passed_over
+from fettle.data.sources import Resolve, open_source
 from fettle.errors import UserError
 from fettle.recipe import Recipe, Stage
 from fettle.recipe.data import DataSpec
@@ -94,18 +94,18 @@ def inspect_sources(
     mistakes = _Mistakes()
     files, warnings = [], []
     for spec in specs:
-        path = resolve(spec.path)
         try:
-            found = find_files(path, **where)
+            source = open_source(spec, resolve, **where)
         except UserError as error:
             mistakes.add(error)
             continue
-        if left := passed_over(path):
-            warnings.append(f"{path}: {len(left)} files of other kinds are not read (first: {left[0].name})")
-        for file in found:
+        if left := source.passed_over:
+            told = f"{len(left)} files of other kinds are not read (first: {left[0].name})"
+            warnings.append(f"{resolve(spec.path)}: {told}")
+        for file in source.files:
             before = mistakes.count
             try:
-                files.append(_inspect_file(file, spec, measure, mistakes))
+                files.append(_inspect_file(file, source.spec, measure, mistakes))
             except UserError as error:
                 # "No readable record" says nothing new after the mistakes that made them unreadable.
                 if mistakes.count == before or error.line is not None:
@@ -119,9 +119,9 @@ def inspect_stage(recipe: Recipe, stage: Stage, measure: Measure | None = None) 
     """As `inspect_sources`, for a stage's data, replay and held-out data together; each told with the recipe's line."""
     sources = {"data": stage.data}
     if stage.replay is not None:
-        sources["replay"] = (DataSpec(path=stage.replay.data),)
+        sources["replay"] = (stage.replay.data,)
     if stage.heldout is not None and stage.heldout.data is not None:
-        sources["heldout"] = (DataSpec(path=stage.heldout.data),)
+        sources["heldout"] = (stage.heldout.data,)
     reports = []
     for key, specs in sources.items():
         name = f"stages.{stage.name}.{key}"
@@ -170,10 +170,10 @@ def _inspect_file(file: Path, spec: DataSpec, measure: Measure | None, mistakes:
     size = file.stat().st_size
     is_sampled = size > WHOLE_BYTES and suffix_of(file) == ".jsonl" and file.suffix.lower() != ".gz"
     if is_sampled:
-        rows = read_places(file, window=_PLACE_BYTES, on_error=mistakes.add)
+        rows = read_places(file, spec, window=_PLACE_BYTES, on_error=mistakes.add)
     else:
-        rows = read_rows(file, split=spec.split, on_error=mistakes.add)
-    format_, records = as_records(file, rows, mistakes.add)
+        rows = read_rows(file, spec, mistakes.add)
+    format_, records = as_records(file, rows, spec, mistakes.add)
     notes = _Notes(measure)
     watched = notes.watch(records)
     counts = measure.count(watched) if measure else None

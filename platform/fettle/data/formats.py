@@ -9,9 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from fettle.data.record import Record
-from fettle.data.rows import Complaint, Row, Split, complain, read_rows
+from fettle.data.rows import Complaint, Row, complain, read_rows
 from fettle.data.to_record import from_alpaca, from_messages, from_prompt_completion, from_text
 from fettle.errors import UserError, did_you_mean
+from fettle.recipe.data import DataSpec
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,16 @@ def detect(row: Row) -> Format:
 
 
 def read_file(
-    file: Path, *, split: Split = "document", on_error: Complaint = complain
+    file: Path, spec: DataSpec | None = None, on_error: Complaint = complain
 ) -> tuple[Format, Iterator[Record]]:
-    """(the file's format, its records). Raises UserError where no row can be read at all."""
-    return as_records(file, read_rows(file, split=split, on_error=on_error), on_error)
+    """(the file's format, its records), read as `spec` says. Raises UserError where no row can be read at all."""
+    spec = spec or DataSpec(path=str(file))
+    return as_records(file, read_rows(file, spec, on_error), spec, on_error)
 
 
-def as_records(file: Path, rows: Iterator[Row], on_error: Complaint = complain) -> tuple[Format, Iterator[Record]]:
+def as_records(
+    file: Path, rows: Iterator[Row], spec: DataSpec, on_error: Complaint = complain
+) -> tuple[Format, Iterator[Record]]:
     """(the format of the first row, every row as a record). A bad row is told to `on_error` and left out."""
     first = next(rows, None)
     if first is None:

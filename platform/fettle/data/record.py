@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-RecordKind = Literal["text", "messages", "prompt_completion"]
-ROLES = ("system", "user", "assistant")
+from msgspec import Struct
+
+RecordKind = Literal["text", "messages", "prompt_completion", "preference", "unpaired", "stepwise", "prompt", "label"]
+ROLES = ("system", "user", "assistant", "tool")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation. bears_loss: the model learns to say it."""
+class Message(Struct, frozen=True):
+    """One turn of a conversation. bears_loss: the model learns to say it.
+
+    tool_calls: OpenAI's objects, with `arguments` as an object. name, tool_call_id: of a tool's reply.
+    """
 
     role: str
     content: str
     bears_loss: bool = False
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """What comes before a completion, twice: for a base with a chat template, and for one without.
 
-    turns: the conversation up to the answer. plain: prompt, answer, prompt, …, prompt as bare text (an odd number).
+    turns: the conversation up to the answer. plain: prompt, answer, prompt, …, prompt as bare text (an odd number);
+    none for messages, which need a template.
     """
 
     turns: tuple[Message, ...]
-    plain: tuple[str, ...]
+    plain: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Exactly one of `text`, `messages`, and `prompt` with `completion`; where it came from is for error messages.
+class Answer(Struct, frozen=True):
+    """One of several answers to a prompt: the messages it consists of, mostly one, each marked to bear loss."""
 
-    line: counts from 1; the line on which the record begins. text: a document, every token of which is learned.
+    turns: tuple[Message, ...]
+    score: float | None = None
+
+
+class Record(Struct, frozen=True):
+    """What a row means; which fields are given decides its kind. Where it came from is for error messages.
+
+    line: counts from 1; the line (or row of a table) on which the record begins.
+    text: a document, every token of which is learned; with `label`, what is to be classified.
+    messages: a conversation. prompt and completion: a question and its answer; a prompt alone is for reinforcement
+    learning. answers: of a preference, best first; of an unpaired record, one, which `label` calls good or bad.
+    steps: of a stepwise record, with one of `label` each. margin: by how much the first answer is better.
+    tools: OpenAI's tool schemas, which the chat template shows the model. columns: what else the row of a prompt holds,
+    for reward functions.
     """
 
     file: Path
@@ -44,33 +64,74 @@ class Record:
     messages: tuple[Message, ...] | None = None
     prompt: Prompt | None = None
     completion: str | None = None
-
-    def __post_init__(self) -> None:
-        given = [self.text is not None, self.messages is not None, self.prompt is not None]
-        assert sum(given) == 1 and (self.prompt is None) == (self.completion is None), "one kind of content a record"
+    answers: tuple[Answer, ...] = ()
+    steps: tuple[str, ...] = ()
+    label: str | bool | tuple[bool, ...] | None = None
+    margin: float | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    columns: Mapping[str, Any] = {}
 
     @property
     def kind(self) -> RecordKind:
-        """Which of the three it is."""
+        """What it can be learned as."""
         if self.text is not None:
-            return "text"
-        return "messages" if self.messages is not None else "prompt_completion"
+            return "text" if self.label is None else "label"
+        if self.messages is not None:
+            return "messages"
+        if self.answers:
+            return "preference" if self.label is None else "unpaired"
+        if self.steps:
+            return "stepwise"
+        return "prompt" if self.completion is None else "prompt_completion"
 
     @property
     def conversation(self) -> tuple[Message, ...]:
-        """The turns a chat template renders; none for a text."""
+        """The turns a chat template renders; none for a text. Of several answers none: see `parts`."""
         if self.prompt is not None:
-            assert self.completion is not None
+            if self.completion is None:
+                return self.prompt.turns
             return (*self.prompt.turns, Message("assistant", self.completion, bears_loss=True))
         return self.messages or ()
 
+    def parts(self) -> Iterator[tuple[str, Record]]:
+        """(name, what a model reads at once): the record itself, without a name, or one for each of its answers."""
+        if not self.answers and not self.steps:
+            yield "", self
+            return
+        assert self.prompt is not None
+        if self.steps:
+            yield "steps", Record(self.file, self.line, prompt=self.prompt, completion="\n".join(self.steps))
+            return
+        names = ["chosen", "rejected"]
+        if self.label is not None:
+            names = ["good" if self.label else "bad"]
+        elif len(self.answers) != 2:
+            names = [f"answer {place + 1}" for place in range(len(self.answers))]
+        for name, answer in zip(names, self.answers, strict=True):
+            yield name, self._with(answer)
+
+    def _with(self, answer: Answer) -> Record:
+        assert self.prompt is not None
+        if len(answer.turns) == 1 and not answer.turns[0].tool_calls:
+            said = answer.turns[0].content
+            return Record(self.file, self.line, prompt=self.prompt, completion=said, tools=self.tools)
+        return Record(self.file, self.line, messages=(*self.prompt.turns, *answer.turns), tools=self.tools)
+
     def digest(self) -> str:
         """Hexadecimal hash (128 bits) of what is learned; equal content has the same in every format and place."""
-        parts = [self.text] if self.text is not None else []
-        for message in self.conversation:
-            parts += [message.role, message.content, "+" if message.bears_loss else "-"]
         total = hashlib.blake2b(digest_size=16)
-        for part in parts:
+        for part in self._content():
             content = part.encode("utf-8", "surrogatepass")
             total.update(len(content).to_bytes(8, "big") + content)
         return total.hexdigest()
+
+    def _content(self) -> Iterator[str]:
+        if self.text is not None:
+            yield self.text
+        for name, part in self.parts():
+            yield name
+            for message in part.conversation:
+                yield from (message.role, message.content, "+" if message.bears_loss else "-")
+                if message.tool_calls:
+                    yield json.dumps(message.tool_calls, sort_keys=True)
+        yield f"{self.label}/{self.margin}/{json.dumps(self.tools, sort_keys=True)}"

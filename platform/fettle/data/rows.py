@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
+
+from msgspec import Struct
 
 from fettle.data.files import decode, read_lines, read_text, suffix_of
 from fettle.errors import UserError
+from fettle.recipe.data import DataSpec
 
-Split = Literal["document", "lines"]
 Complaint = Callable[[UserError], None]
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One object of a file; line counts from 1."""
 
     file: Path
@@ -31,8 +31,8 @@ def complain(error: UserError) -> NoReturn:
     raise error
 
 
-def read_rows(file: Path, *, split: Split = "document", on_error: Complaint = complain) -> Iterator[Row]:
-    """The rows of a .jsonl, .json or .txt file (or .gz of one), one at a time.
+def read_rows(file: Path, spec: DataSpec | None = None, on_error: Complaint = complain) -> Iterator[Row]:
+    """The rows of a .jsonl, .json or .txt file (or .gz of one), one at a time, read as `spec` says.
 
     After a bad line of a .jsonl file, and `on_error` returning, the next line follows; other mistakes end the file.
     """
@@ -45,7 +45,7 @@ def read_rows(file: Path, *, split: Split = "document", on_error: Complaint = co
 
     reader = {".jsonl": _jsonl_rows, ".json": _json_rows, ".txt": _txt_rows}[suffix_of(file)]
     try:
-        for row in reader(file, split, tell):
+        for row in reader(file, spec or DataSpec(path=str(file)), tell):
             found = True
             yield row
     except UserError as error:
@@ -54,7 +54,7 @@ def read_rows(file: Path, *, split: Split = "document", on_error: Complaint = co
         on_error(UserError("the file is empty", file=file, expected="at least one record"))
 
 
-def read_places(file: Path, *, window: int, on_error: Complaint = complain) -> Iterator[Row]:
+def read_places(file: Path, spec: DataSpec, *, window: int, on_error: Complaint = complain) -> Iterator[Row]:
     """Rows of a huge uncompressed .jsonl file: those in its first and last `window` bytes and in 14 places between.
 
     The lines in between are counted but not parsed, so that each row has its true line.
@@ -82,7 +82,7 @@ def type_name(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _jsonl_rows(file: Path, split: Split, on_error: Complaint) -> Iterator[Row]:
+def _jsonl_rows(file: Path, spec: DataSpec, on_error: Complaint) -> Iterator[Row]:
     for number, text in read_lines(file):
         yield from _parsed_line(file, number, text, on_error)
 
@@ -111,7 +111,7 @@ def _parsed_line(file: Path, number: int, text: str, on_error: Complaint) -> Ite
         )
 
 
-def _json_rows(file: Path, split: Split, on_error: Complaint) -> Iterator[Row]:
+def _json_rows(file: Path, spec: DataSpec, on_error: Complaint) -> Iterator[Row]:
     """One list of objects. Decoded object by object, so that only the text is held as a whole."""
     text = read_text(file)
     place = _skip(text, 0)
@@ -144,8 +144,8 @@ def _json_rows(file: Path, split: Split, on_error: Complaint) -> Iterator[Row]:
         raise UserError(got, file=file, line=_line(text, rest))
 
 
-def _txt_rows(file: Path, split: Split, on_error: Complaint) -> Iterator[Row]:
-    if split == "document":
+def _txt_rows(file: Path, spec: DataSpec, on_error: Complaint) -> Iterator[Row]:
+    if spec.split == "document":
         text = read_text(file).replace("\r\n", "\n")
         if text.strip():
             yield Row(file, 1, {"text": text})

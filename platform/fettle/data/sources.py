@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fettle.data.files import SUFFIXES, suffix_of
-from fettle.data.formats import Format, read_file
+from fettle.data.formats import read_file
 from fettle.data.record import Record
 from fettle.data.rows import Complaint, complain
 from fettle.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:  # this file is the standard library's alone
-    from fettle.recipe.data import DataSpec
+from fettle.recipe.data import DataSpec
 
 Resolve = Callable[[str], Path]
 KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz"
@@ -22,7 +22,7 @@ KNOWN = f"{', '.join(SUFFIXES)}, each also with .gz"
 
 def find_files(path: str | Path, **where: Any) -> list[Path]:
     """The data files a path means, sorted. A folder is searched to the bottom; files of other kinds in it, and hidden
-    ones, are passed over (`passed_over` names them).
+    ones, are passed over.
 
     where: file, line, field of the UserError raised when there is none, or when a file named one by one is unreadable.
     """
@@ -48,21 +48,32 @@ def find_files(path: str | Path, **where: Any) -> list[Path]:
     return found
 
 
-def passed_over(path: str | Path) -> list[Path]:
-    """Files in a folder that `find_files` leaves out because of their suffix; none for a file or a glob."""
-    path = Path(path).expanduser()
-    return sorted(file for file in _visible(path) if not suffix_of(file)) if path.is_dir() else []
+@dataclass(frozen=True)
+class OpenSource:
+    """What a recipe's source means on this machine. spec: as the recipe has it, with what a registry's entry adds.
+
+    passed_over: files in a folder that are not read because of their suffix.
+    """
+
+    spec: DataSpec
+    files: tuple[Path, ...]
+    passed_over: tuple[Path, ...] = ()
 
 
-def read_source(spec: DataSpec, resolve: Resolve, on_error: Complaint = complain, **where: Any) -> Iterator[Record]:
-    """Every record of a source, file after file. resolve: a recipe's path to one on disk (`Recipe.resolve`)."""
-    for file in find_files(resolve(spec.path), **where):
-        yield from open_file(file, spec, on_error)[1]
+def open_source(spec: DataSpec, resolve: Resolve, **where: Any) -> OpenSource:
+    """The source's files. resolve: a recipe's path to one on disk (`Recipe.resolve`).
+
+    where: file, line, field (of a recipe) of the UserError raised when there is none.
+    """
+    path = resolve(spec.path)
+    left = sorted(file for file in _visible(path) if not suffix_of(file)) if path.is_dir() else []
+    return OpenSource(spec, tuple(find_files(path, **where)), tuple(left))
 
 
-def open_file(file: Path, spec: DataSpec, on_error: Complaint = complain) -> tuple[Format, Iterator[Record]]:
-    """(what the file's format is, its records), read as `spec` says."""
-    return read_file(file, split=spec.split, on_error=on_error)
+def read_source(source: OpenSource, on_error: Complaint = complain) -> Iterator[Record]:
+    """Every record of a source, file after file, up to its limit."""
+    records = chain.from_iterable(read_file(file, source.spec, on_error)[1] for file in source.files)
+    return islice(records, source.spec.limit)
 
 
 def _visible(folder: Path) -> Iterator[Path]:

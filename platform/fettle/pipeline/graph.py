@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fettle.artifact import digest_file, is_artifact, library_versions
-from fettle.data.sources import find_files
+from fettle.data.sources import OpenSource, open_source
 from fettle.errors import UserError
 from fettle.models.base import base_and_adapter, digest_of, positions_of, rank_of, resolve_base
 from fettle.models.precision import instruction_set, resolve_precision
 from fettle.recipe import Recipe, Stage
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
@@ -44,9 +45,7 @@ class PlannedSource:
     """One source of a stage's records. digest: of its files' content and how they are read."""
 
     field: str
-    path: Path
-    files: tuple[Path, ...]
-    split: Literal["document", "lines"]
+    opened: OpenSource
     weight: float
     digest: str
 
@@ -105,13 +104,13 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
     adapter = _adapter(recipe, stage, origin)
     max_length = _max_length(recipe, stage, origin.root)
     precision = resolve_precision(cluster)
-    sources = [_source(recipe, f"{at}.data", recipe.resolve(data.path), data.split, data.weight) for data in stage.data]
+    sources = [_source(recipe, f"{at}.data", data, data.weight) for data in stage.data]
     if stage.replay is not None:
         share = stage.replay.fraction / (1 - stage.replay.fraction) * sum(s.weight for s in sources)
-        sources.append(_source(recipe, f"{at}.replay.data", recipe.resolve(stage.replay.data), "document", share))
+        sources.append(_source(recipe, f"{at}.replay.data", stage.replay.data, share))
     heldout = None
     if stage.heldout is not None and stage.heldout.data is not None:
-        heldout = _source(recipe, f"{at}.heldout.data", recipe.resolve(stage.heldout.data), "document", 1.0)
+        heldout = _source(recipe, f"{at}.heldout.data", stage.heldout.data, 1.0)
     fingerprint = _hash(
         {
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
@@ -215,13 +214,11 @@ def _max_length(recipe: Recipe, stage: Stage, root: Path) -> int:
     return stage.max_length or min(positions, DEFAULT_LENGTH)
 
 
-def _source(
-    recipe: Recipe, field: str, path: Path, split: Literal["document", "lines"], weight: float
-) -> PlannedSource:
-    where = _where(recipe, field)
-    files = find_files(path, file=recipe.file, **where)
-    digest = _hash({"files": [digest_file(file) for file in files], "split": split})
-    return PlannedSource(field, path, tuple(files), split, weight, digest)
+def _source(recipe: Recipe, field: str, spec: DataSpec, weight: float) -> PlannedSource:
+    opened = open_source(spec, recipe.resolve, file=recipe.file, **_where(recipe, field))
+    reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "hub"})
+    digest = _hash({"files": [digest_file(file) for file in opened.files], "reading": reading})
+    return PlannedSource(field, opened, weight, digest)
 
 
 def _where(recipe: Recipe, field: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +13,7 @@ from fettle.artifact import digest_file
 from fettle.data.chat import rendering_of, template_of
 from fettle.data.check import inspect_stage
 from fettle.data.encode import Counts, encode
-from fettle.data.formats import read_file
+from fettle.data.sources import read_source
 from fettle.data.tokens import TokenSet, write_tokens
 from fettle.errors import UserError, did_you_mean
 from fettle.models.base import linear_layers, load_tokenizer
@@ -71,7 +70,7 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
                 folder=stage.folder,
                 artifact=stage.artifact,
                 recipe=recipe.digest(),
-                data=tuple((str(source.path), source.digest) for source in stage.sources),
+                data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
                 end_ids=end_ids(tokenizers[root]),
             )
         )
@@ -116,8 +115,13 @@ def _tokens(source: PlannedSource, stage: PlannedStage, tokenizer: PreTrainedTok
     folder = cache / total.hexdigest()[:32]
     if not folder.is_dir():
         counts = Counts()
-        records = chain.from_iterable(read_file(file, split=source.split)[1] for file in source.files)
-        examples = encode(records, tokenizer, max_length=stage.max_length, on_long=stage.spec.on_long, counts=counts)
+        examples = encode(
+            read_source(source.opened),
+            tokenizer,
+            max_length=stage.max_length,
+            on_long=stage.spec.on_long,
+            counts=counts,
+        )
         write_tokens(folder, examples, counts=lambda: asdict(counts))
     return folder
 
@@ -137,7 +141,7 @@ def _notes(source: PlannedSource, stage: PlannedStage, tokens: TokenSet) -> list
 
 def _plain_prompt(source: PlannedSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """How the first record reads where the base has no chat template: users should see what their prompts become."""
-    first = next(read_file(source.files[0], split=source.split)[1])
+    first = next(read_source(source.opened))
     if tokenizer.chat_template or first.text is not None:
         return []
     return [f"{source.field}: the base has no chat template; the first record reads\n{rendering_of(first, tokenizer)}"]

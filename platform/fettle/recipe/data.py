@@ -1,28 +1,76 @@
-"""`data`, `heldout`, `replay`: where records come from and in what proportion."""
+"""`data`, `heldout`, `replay`: where records come from, how they are read, and in what proportion."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fettle.recipe.spec import Spec
+
+FormatName = Literal[
+    "text",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "query_response",
+    "preference",
+    "unpaired",
+    "stepwise",
+    "prompt",
+    "classification",
+]
+
+
+class HubSpec(Spec):
+    """Which part of a data set on the hub."""
+
+    subset: str | None = None
+    """Its configuration, where it has several."""
+    split: str = "train"
+    """Its split."""
+    revision: str | None = None
+    """A branch, tag or commit; by default the newest."""
 
 
 class DataSpec(Spec):
     """One source of records."""
 
     path: str
-    """A file, a glob or a folder, relative to the recipe's file."""
+    """A file, a glob or a folder, relative to the recipe's file; `dataset_info.json#NAME` (LLaMA-Factory's registry);
+    an address such as `s3://bucket/file.jsonl`; or a data set's hub id."""
     weight: float = Field(1.0, gt=0)
     """Share of the tokens relative to the stage's other sources."""
     split: Literal["document", "lines"] = "document"
     """A .txt file is one document, or (`lines`) one document a line."""
+    format: FormatName | None = None
+    """The records' format, where it cannot be told from their columns."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The format's column → the file's, where they differ: `{prompt: question, completion: reply}`."""
+    roles: dict[str, str] = Field(default_factory=dict)
+    """Role → the file's word for it, where it is an unusual one: `{user: Customer, assistant: Agent}`."""
+    encoding: str = "utf-8"
+    """Of text files, by its Python name: `latin-1`, `utf-16`."""
+    on_bad_record: Literal["error", "skip"] = "error"
+    """`skip` leaves bad records out and writes down which."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many records."""
+    hub: HubSpec = HubSpec()
+    """Of a hub id: which part."""
+
+
+def as_source(value: object) -> object:
+    """A bare path stands for `{path: …}`."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+Source = Annotated[DataSpec, BeforeValidator(as_source)]
 
 
 class HeldoutSpec(Spec):
     """Records kept out of training on which the loss is measured before and after: a file of their own, or a share."""
 
-    data: str | None = None
-    """A file, a glob or a folder of held-out records."""
+    data: Source | None = None
+    """A source of held-out records."""
     fraction: float | None = Field(None, gt=0, lt=1)
     """Share of the stage's records, chosen by each record's hash (so never dependent on the order)."""
     max: int = Field(200, ge=1)
@@ -40,7 +88,7 @@ class HeldoutSpec(Spec):
 class ReplaySpec(Spec):
     """Earlier or general data mixed into the stage against forgetting."""
 
-    data: str
-    """A file, a glob or a folder."""
+    data: Source
+    """A source of records."""
     fraction: float = Field(gt=0, lt=1)
     """Share of the stage's tokens."""

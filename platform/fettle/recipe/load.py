@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from fettle.errors import UserError, did_you_mean
 from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
-from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
 from fettle.recipe.stages import (
     STAGE_SPECS,
     BatchSpec,
@@ -28,6 +28,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "data": DataSpec,
     "heldout": HeldoutSpec,
     "replay": ReplaySpec,
+    "hub": HubSpec,
     "batch": BatchSpec,
     "optimizer": OptimizerSpec,
     "schedule": ScheduleSpec,

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
-from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec, as_source
 from fettle.recipe.spec import Spec
 
 
@@ -67,7 +67,7 @@ class CheckpointSpec(Spec):
 def _as_sources(value: object) -> object:
     """`data: FILE` and `data: [FILE, {path, weight}]` are both lists of sources."""
     items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple({"path": item} if isinstance(item, str) else item for item in items)
+    return tuple(as_source(item) for item in items)
 
 
 def _as_kind(value: object) -> object:

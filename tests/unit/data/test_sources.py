@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from fettle.data.files import read_lines
-from fettle.data.rows import read_places, read_rows
-from fettle.data.sources import find_files, passed_over, read_source
+from fettle.data.rows import complain, read_places, read_rows
+from fettle.data.sources import find_files, open_source, read_source
 from fettle.errors import UserError
 from fettle.recipe.data import DataSpec
 
 
-def rows(file: Path, **how):
-    return [(row.line, row.columns) for row in read_rows(file, **how)]
+def rows(file: Path, on_error=complain, **how):
+    return [(row.line, row.columns) for row in read_rows(file, DataSpec(path=str(file), **how), on_error)]
 
 
 def message(call) -> str:
@@ -30,7 +30,7 @@ def test_a_folder_means_its_data_files_to_the_bottom_and_tells_what_it_passes_ov
     write("README.md", "not data")
     write(".hidden.jsonl", "not data")
     assert [file.name for file in find_files(folder)] == ["b.jsonl", "a.txt.gz"]
-    assert [file.name for file in passed_over(folder)] == ["README.md"]
+    assert [file.name for file in open_source(DataSpec(path=str(folder)), Path).passed_over] == ["README.md"]
 
 
 def test_a_glob_means_the_files_it_matches_in_the_order_of_their_names(write):
@@ -201,12 +201,12 @@ def test_a_gz_that_is_no_gzip_and_a_gzip_without_gz_are_told(write):
 def test_a_source_reads_its_files_one_after_the_other(write):
     folder = write("1.jsonl", [{"text": "a"}, {"text": "b"}]).parent
     write("2.txt", "c")
-    read = read_source(DataSpec(path="*.*"), lambda path: folder / path)
+    read = read_source(open_source(DataSpec(path="*.*"), lambda path: folder / path))
     assert [record.text for record in read] == ["a", "b", "c"]
 
 
 def test_places_of_a_huge_file_have_their_true_lines(write):
     file = write("a.jsonl", [{"text": f"{i:04}"} for i in range(1, 2001)])
-    sample = [(row.line, int(row.columns["text"])) for row in read_places(file, window=500)]
+    sample = [(row.line, int(row.columns["text"])) for row in read_places(file, DataSpec(path=str(file)), window=500)]
     assert all(line == number for line, number in sample)
     assert sample[0][0] == 1 and sample[-1][0] == 2000 and 60 < len(sample) < 200

@@ -191,7 +191,7 @@ def test_a_replay_fraction_is_the_share_of_all_tokens(house):
 def test_a_glob_is_all_its_files_in_order(house):
     (house.folder / "corpus2.txt").write_text("more")
     (stage,) = house.with_stages(DOMAIN | {"data": "corpus*.txt"}).plan()
-    assert [file.name for file in stage.sources[0].files] == ["corpus.txt", "corpus2.txt"]
+    assert [file.name for file in stage.sources[0].opened.files] == ["corpus.txt", "corpus2.txt"]
 
 
 def test_until_a_stage_that_is_not_there_is_told(house):

@@ -49,7 +49,7 @@ def test_sources_and_replay_are_encoded_with_their_weights_and_held_out_data_apa
     (job,), _ = prepared(house.with_stages(TASK | {"replay": replay, "heldout": heldout}))
     assert [len(TokenSet(folder)) for folder in job.tokens] == [20, 10] and job.weights == (1.0, 1.0)
     assert job.heldout == job.tokens[1]  # the same records are encoded once
-    assert [name for name, _ in job.data] == [str(house.folder / "chat.jsonl"), str(house.folder / "general.jsonl")]
+    assert [name for name, _ in job.data] == ["chat.jsonl", "general.jsonl"]
 
 
 def test_only_the_answers_of_a_chat_bear_loss(house):

@@ -28,8 +28,9 @@ from fettle.models.base import load_tokenizer, load_weights, resolve_base
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.stages import BatchSpec, SftStage
-from fettle.train.causal import curriculum, train_causal
+from fettle.train.causal import train_causal
 from fettle.train.checkpoint import Fence
+from fettle.train.curriculum import StepsUnderway, curriculum
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import curve
 from fettle.train.trainer import MicroBatches
@@ -86,9 +87,10 @@ def _job(options: argparse.Namespace, folder: Path) -> StageJob:
         seed=0,
         base=base,
         from_adapter=None,
-        tokens=(folder / "tokens",),
+        tokens=((folder / "tokens",),),
+        streams=(),
         weights=(1.0,),
-        heldout=None,
+        heldout=(),
         max_length=options.max_length,
         precision=options.precision,
         folder=folder / "stage",
@@ -101,7 +103,7 @@ def _job(options: argparse.Namespace, folder: Path) -> StageJob:
 
 def _bare(job: StageJob) -> float:
     """Tokens per second of the hand-written loop."""
-    steps = curriculum(job).steps
+    steps = list(StepsUnderway(curriculum(job)))
     batches = MicroBatches(
         steps=steps, rank=0, world=1, accumulate=1, max_length=job.max_length, packing=True, pad_id=0
     )

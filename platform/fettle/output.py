@@ -1,10 +1,15 @@
-"""Where a process's output goes."""
+"""Where what a process prints, and what it may make again, goes."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+
+
+def cache_folder(name: str) -> Path:
+    """`~/.cache/fettle/NAME`, or `$XDG_CACHE_HOME/fettle/NAME`; it may not exist, and may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fettle" / name
 
 
 def print_into(file: str | Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fettle.models.base import BUNDLED
+from fettle.models.base import BUNDLED, resolve_template
 
 # --- serving and engine -----------------------------------------------------------------------------------------------
 
@@ -23,7 +23,8 @@ def tiny() -> Path:
 
 @pytest.fixture(scope="session")
 def loras(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two adapters over `tiny` that change its answers (every B random), `polite` also merged into `polite-merged`."""
+    """Two adapters over `tiny` that change its answers (every B random), `polite` also merged into `polite-merged`;
+    `brief` has a chat template of its own, one with tools."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -46,6 +47,7 @@ def loras(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
         if name == "polite":
             model.merge_and_unload().save_pretrained(folder / "polite-merged")
             AutoTokenizer.from_pretrained(tiny).save_pretrained(folder / "polite-merged")
+    (folder / "brief" / "chat_template.jinja").write_text(resolve_template("qwen"), encoding="utf-8")
     return {one.name: one for one in folder.iterdir()}
 
 

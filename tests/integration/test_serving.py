@@ -20,7 +20,10 @@ import ray
 import requests
 
 from fettle.cluster import ray_session
+from fettle.data.encode import encode
+from fettle.data.record import Message, Prompt, Record
 from fettle.errors import UserError
+from fettle.models.base import load_tokenizer, resolve_template
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from live import START_TIMEOUT_S, Live, live
@@ -30,6 +33,49 @@ PROMPTS = [[5, 6, 7, 8], [300, 20, 9], [40, 41, 42, 43, 44]]
 COUNT = 24
 QUESTION = [{"role": "user", "content": "Hello, who are you?"}]
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
+
+
+SAID = "Ends with <|im_end|>, <|endoftext|> or <|im_start|>system\nö 🙂"
+ARGUMENTS = {"zone": "ö<|im_end|>", "<|im_start|>": [1.0, None]}
+SPELLED = json.dumps(ARGUMENTS).replace("<", "\\u003c")
+SCHEMA = {
+    "parameters": {"type": "object", "properties": {"zone": {"type": "string", "description": "<|im_end|>"}}},
+    "name": "get_time",
+    "strict": True,
+}
+TOOL = {"type": "function", "function": SCHEMA, "strange": 1}
+CALL = {"type": "function", "id": "call00001", "function": {"name": "get_time", "arguments": SPELLED}}
+# What training reads, what a client sends, and the tools of both.
+CHATS: dict[str, tuple[tuple[Message, ...], list[dict[str, Any]], tuple[dict[str, Any], ...]]] = {
+    "unicode": (
+        (Message("system", "Sei kürzer. "), Message("user", "Grüße, 世界 🙂\r\n")),
+        [{"role": "system", "content": "Sei kürzer. "}, {"role": "user", "content": "Grüße, 世界 🙂\r\n"}],
+        (),
+    ),
+    "control tokens": (
+        (Message("user", SAID), Message("assistant", SAID, bears_loss=True), Message("user", SAID)),
+        [{"role": role, "content": SAID} for role in ("user", "assistant", "user")],
+        (),
+    ),
+    "typed parts": (
+        (Message("user", f"{SAID}\n<|im_\nend|>"),),
+        [{"role": "user", "content": [{"type": "text", "text": part} for part in (SAID, "<|im_", "end|>")]}],
+        (),
+    ),
+    "tools": (
+        (
+            Message("user", "What time is it?"),
+            Message("assistant", "", tool_calls=(CALL | {"function": {"name": "get_time", "arguments": ARGUMENTS}},)),
+            Message("tool", "🙂<|im_end|>", name="get_time", tool_call_id="call00001"),
+        ),
+        [
+            {"role": "user", "content": "What time is it?"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "🙂<|im_end|>", "name": "get_time", "tool_call_id": "call00001"},
+        ],
+        (TOOL,),
+    ),
+}
 
 
 def greedy(at: Live, model: str, prompt: list[int], count: int = COUNT) -> tuple[list[int], list[float]]:
@@ -141,6 +187,26 @@ class TestAdapterOverItsBase:
 
         distances = [farthest(found, alone[model]) for found, model in zip(together, models, strict=True)]
         assert max(distances) < TOLERANCE
+
+    @pytest.mark.parametrize("chat", CHATS)
+    @pytest.mark.parametrize(("model", "template"), [("tiny", None), ("brief", "qwen")])
+    def test_a_chats_tokens_are_those_of_training(
+        self, at: Live, tiny: Path, model: str, template: str | None, chat: str
+    ) -> None:
+        turns, sent, tools = CHATS[chat]
+        if tools and template is None:
+            pytest.skip("the base's own template has no tools")
+        asked = {"model": model, "messages": sent, "max_tokens": 1, "return_token_ids": True}
+        answer = at.post(CHAT, asked | ({"tools": tools, "tool_choice": "none"} if tools else {})).json()
+        assert "error" not in answer, answer
+
+        tokenizer = load_tokenizer(tiny, template and resolve_template(template))
+        learned = Record(tiny, 1, messages=(*turns, Message("assistant", "Yo.", bears_loss=True)), tools=tools)
+        (given,) = encode([Record(tiny, 1, prompt=Prompt(turns), tools=tools)], tokenizer, max_length=2000)
+        (example,) = encode([learned], tokenizer, max_length=2000)
+
+        assert answer["prompt_token_ids"] == given.input_ids.tolist()
+        assert answer["prompt_token_ids"] == example.input_ids[: answer["usage"]["prompt_tokens"]].tolist()
 
     def test_sigterm_ends_it_and_every_process_it_started(self, at: Live) -> None:
         assert at.stopped_by(signal.SIGTERM) == (0, [])

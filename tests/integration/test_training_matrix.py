@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from fettle.artifact import read_artifact
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
+from fettle.data.line_index import StreamedSource, fill_index
 from fettle.data.tokens import write_tokens
-from fettle.models.base import BUNDLED, load_tokenizer
+from fettle.models.base import BUNDLED, load_tokenizer, template_in
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec, FormatName
 from fettle.recipe.stages import BatchSpec, SftStage
 from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.job import GroupMember, StageJob
@@ -45,10 +47,22 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     folder = tmp_path_factory.mktemp("matrix")
     tokenizer = load_tokenizer(BUNDLED["tiny"])
     records = list(read_file(root / "recipes" / "northline" / "chat.jsonl")[1])[:300]
-    write_tokens(folder / "tokens", encode(records, tokenizer, max_length=128))
+    tokens = write_tokens(folder / "tokens", encode(records, tokenizer, max_length=128))
+    write_tokens(folder / "heldout", [tokens[place] for place in range(10)])
     (folder / "epoch").write_text("test")
 
-    def make(name: str, *, packing: bool = True, accumulate: int = 1, adapter: LoraSpec | str = "full") -> StageJob:
+    chats = _streamed(root / "recipes" / "northline" / "chat.jsonl", folder, "messages")
+    # Lines longer than a row, so that a step, and a checkpoint, falls between the parts of one.
+    lines = _streamed(_long_lines(root, folder), folder, "text")
+
+    def make(
+        name: str,
+        *,
+        packing: bool = True,
+        accumulate: int = 1,
+        adapter: LoraSpec | str = "full",
+        streaming: bool = False,
+    ) -> StageJob:
         spec = SftStage(
             name=name,
             kind="sft",
@@ -57,6 +71,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             batch=BatchSpec(sequences=12, accumulate=accumulate),
             packing=packing,
             lr=1e-3,
+            streaming=streaming,
             checkpoint={"every": 2},
         )
         return StageJob(
@@ -67,9 +82,10 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             seed=3,
             base=BUNDLED["tiny"],
             from_adapter=None,
-            tokens=(folder / "tokens",),
-            weights=(1.0,),
-            heldout=None,
+            tokens=() if streaming else ((folder / "tokens",),),
+            streams=(chats, lines) if streaming else (),
+            weights=(1.0, 0.5) if streaming else (1.0,),
+            heldout=(folder / "heldout",) if streaming else (),
             max_length=128,
             precision="fp32",
             folder=folder / name,
@@ -80,6 +96,20 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
         )
 
     return make
+
+
+def _streamed(file: Path, folder: Path, format_: FormatName) -> StreamedSource:
+    index = folder / f"{file.name}-index"
+    index.mkdir()
+    fill_index(index, file)
+    return StreamedSource(DataSpec(path=file.name, split="lines", format=format_), (file,), (index,))
+
+
+def _long_lines(root: Path, folder: Path) -> Path:
+    words = (root / "recipes" / "northline" / "corpus" / "handbook.txt").read_text().split()
+    lines = [" ".join(words[at : at + 40 * (1 + at // 100 % 8)]) for at in range(0, len(words), 100)]
+    (folder / "lines.txt").write_text("\n".join(lines))
+    return folder / "lines.txt"
 
 
 def fence_of(job: StageJob) -> Fence:
@@ -129,6 +159,7 @@ def alone(make_job: MakeJob) -> dict[str, StageJob]:
         "padded": make_job("padded", packing=False),
         "accumulated": make_job("accumulated", accumulate=4),
         "lora": make_job("lora", adapter=LORA),
+        "streamed": make_job("streamed", streaming=True),
     }
     for job in jobs.values():
         train_alone(job)
@@ -146,6 +177,7 @@ def together(make_job: MakeJob) -> dict[str, StageJob]:
         "zero-2 padded": (make_job("two-zero-2-padded", packing=False), 2),
         "zero-3": (make_job("two-zero-3"), 3),
         "lora zero-2": (make_job("two-lora", adapter=LORA), 2),
+        "streamed zero-0": (make_job("two-streamed", streaming=True), 0),
     }
     train_together(list(jobs.values()))
     return {name: job for name, (job, _) in jobs.items()}
@@ -169,6 +201,12 @@ def test_an_adapter_on_two_workers_has_the_losses_of_one(
     assert losses(together["lora zero-2"]) == pytest.approx(losses(alone["lora"]), abs=TOLERANCE)
 
 
+def test_two_workers_that_stream_have_the_losses_of_one(
+    alone: dict[str, StageJob], together: dict[str, StageJob]
+) -> None:
+    assert losses(together["streamed zero-0"]) == pytest.approx(losses(alone["streamed"]), abs=TOLERANCE)
+
+
 def test_training_lowers_the_heldout_loss(alone: dict[str, StageJob]) -> None:
     told = read_artifact(alone["reference"].artifact).metrics["loss"]
 
@@ -185,11 +223,12 @@ def test_zero_3_publishes_the_weights_of_one_worker(alone: dict[str, StageJob], 
         torch.testing.assert_close(other[name].float(), weights.float(), rtol=1 / 100, atol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["lora", "streamed"])
 def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    job = dataclasses.replace(make_job("lora"), folder=alone["lora"].folder.with_name("cut"), adapter=LORA)
-    job = dataclasses.replace(job, artifact=job.folder.with_name("cut-artifact"))
+    folder = alone[case].folder.with_name(f"cut-{case}")
+    job = dataclasses.replace(alone[case], folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
     commit = Checkpoints.commit
 
     def commit_and_die(self: Checkpoints, written: Path, step: int) -> None:
@@ -204,7 +243,7 @@ def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
     train_alone(job)
 
     steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
-    assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone["lora"]))
+    assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone[case]))
 
 
 def after(job: StageJob, name: str, earlier: StageJob, *, merge_first: bool) -> StageJob:
@@ -228,11 +267,11 @@ def test_the_same_adapter_goes_on_from_where_it_was(alone: dict[str, StageJob], 
 
 def test_merge_first_trains_a_fresh_adapter_over_merged_weights(alone: dict[str, StageJob], make_job: MakeJob) -> None:
     job = after(make_job("lora", adapter=LORA), "merged", alone["lora"], merge_first=True)
-
-    train_alone(job)
+    train_alone(dataclasses.replace(job, chat_template="{{ messages }}"))
 
     artifact = read_artifact(job.artifact)
     assert artifact.base is not None
+    assert template_in(job.artifact) == template_in(Path(artifact.base["path"])) == "{{ messages }}"
     assert read_artifact(artifact.base["path"]).kind == "model"
     # The merged weights are written in the base's bfloat16.
     assert artifact.metrics["loss"]["heldout_before"] == pytest.approx(losses(alone["lora"])[-1], abs=0.02)

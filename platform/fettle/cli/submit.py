@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fettle.cli.run import SetOption, UntilOption, parse_overrides
 from fettle.errors import UserError
+
+if TYPE_CHECKING:
+    from fettle.recipe import Recipe
 
 
 def submit_command(
@@ -38,6 +41,7 @@ def submit_command(
         )
     if not (folder / "jobs" / "pipeline.py").is_file():
         raise UserError(f"there is no jobs/pipeline.py below {folder}", fix="say --working-dir, a clone of fettle")
+    _check_data(loaded, folder)
     words = ["python", "jobs/pipeline.py", str(recipe.resolve().relative_to(folder))]
     # The job's own folder goes when the job does.
     words += ["--out", str((out or Path("runs", loaded.name)).resolve())]
@@ -49,3 +53,26 @@ def submit_command(
 
     # The entrypoint goes through a shell over there: quoted word by word.
     submit_job(server, shlex.join(words), folder, follow=wait, say=typer.echo)
+
+
+def _check_data(recipe: Recipe, folder: Path) -> None:
+    """Raises UserError for data at a relative path that leads out of the folder: over there it leads elsewhere."""
+    from fettle.data.remote import is_address, local_path
+
+    for stage in recipe.stages:
+        sources = [("data", source) for source in stage.data]
+        sources += [("replay", stage.replay.data)] if stage.replay else []
+        sources += [("heldout", stage.heldout.data)] if stage.heldout and stage.heldout.data else []
+        for key, source in sources:
+            path = local_path(source.path)
+            if is_address(path) or Path(path).expanduser().is_absolute():
+                continue
+            if not recipe.resolve(path).is_relative_to(folder):
+                field = f"stages.{stage.name}.{key}"
+                raise UserError(
+                    f"{path} does not lie below {folder}, and so does not travel to the cluster",
+                    file=recipe.file,
+                    line=recipe.line(field),
+                    field=field,
+                    fix="copy it there, name an address, or an absolute path that the cluster's nodes see",
+                )

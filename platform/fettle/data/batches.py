@@ -5,6 +5,7 @@ Letters: R rows, T tokens of the longest row.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 IGNORE = -100
+_FULL = 0.98
 
 
 class Encoded(Protocol):
@@ -29,32 +31,38 @@ def share_out(lengths: Sequence[int], bins: int) -> list[list[int]]:
 
     Graham 1969, longest processing time first. Some lists stay empty where there are fewer examples than bins.
     """
-    sums, out = [0] * bins, [[] for _ in range(bins)]  # type: list[int], list[list[int]]
+    out: list[list[int]] = [[] for _ in range(bins)]
+    emptiest = [(0, number) for number in range(bins)]
     for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        target = min(range(bins), key=lambda b: (sums[b], b))
-        out[target].append(position)
-        sums[target] += lengths[position]
+        tokens, number = emptiest[0]
+        out[number].append(position)
+        heapq.heapreplace(emptiest, (tokens + lengths[position], number))
     return [sorted(items) for items in out]
 
 
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Positions of `lengths` in rows of at most `capacity` tokens: longest first, each into the fullest row it fits.
+def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+    """Positions of `lengths` in rows of nearly equal length: the shortest rows that are 98 % full, else the fullest.
 
-    Best-fit-decreasing bin packing (Johnson 1973). A longer example than `capacity` gets a row of its own.
+    Shorter rows cost less attention. Rows of at most twice `max_length` are tried, since a few long examples do not
+    divide evenly over shorter ones. Best-fit decreasing into rows of `max_length`, the usual way, leaves the last row
+    half empty: over Alpaca's steps mostly 86 to 96 % full on average where these are 98 to 99.8 %. Attention costs half
+    of that at 2048 tokens, half as much again at 512 (2026-11, `benchmarks/data_tokens.py`).
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fitting = [row for row, space in enumerate(room) if space >= lengths[position]]
-        if fitting:
-            row = min(fitting, key=lambda r: (room[r], r))
-        else:
-            row = len(rows)
-            rows.append([])
-            room.append(capacity)
-        rows[row].append(position)
-        room[row] -= lengths[position]
-    return rows
+    total, longest = sum(lengths), max(lengths)
+    fewest = -(-total // (2 * max_length))
+    fullest, best = 0.0, []  # type: float, list[list[int]]
+    for num_rows in range(max(fewest, total // longest), fewest - 1, -1):
+        rows = share_out(lengths, num_rows)
+        filled = total / (num_rows * _width(rows, lengths))
+        if filled > fullest:
+            fullest, best = filled, rows
+        if filled >= _FULL:
+            break
+    return best
+
+
+def _width(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return max(sum(lengths[position] for position in row) for row in rows)
 
 
 def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_id: int) -> dict[str, torch.Tensor]:
@@ -66,8 +74,8 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
     examples at all give one row of padding, so that this worker still takes part in its group's collectives.
     """
     lengths = [len(example.input_ids) for example in examples]
-    rows = best_fit(lengths, max_length) if packing else [[i] for i in range(len(examples))]
-    width = max((sum(lengths[i] for i in row) for row in rows), default=2)
+    rows = pack(lengths, max_length) if packing and examples else [[i] for i in range(len(examples))]
+    width = _width(rows, lengths) if rows else 2
     shape = (max(1, len(rows)), width)
     input_ids = torch.full(shape, pad_id, dtype=torch.int64)
     labels = torch.full(shape, IGNORE, dtype=torch.int64)

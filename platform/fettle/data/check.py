@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fettle.data.files import suffix_of
 from fettle.data.formats import as_records
-from fettle.data.record import Record
-from fettle.data.rows import read_places, read_rows
+from fettle.data.notes import AGAIN, Notes
+from fettle.data.overlap import Heldout
+from fettle.data.record import Record, RecordKind
+from fettle.data.report import SHOWN, DataReport, FileReport, Finding, Mistakes
+from fettle.data.rows import read_rows
+from fettle.data.sample import sample_rows
 from fettle.data.sources import Resolve, open_source
 from fettle.errors import UserError
 from fettle.recipe import Recipe, Stage
@@ -21,219 +24,215 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and a check without a
     from fettle.data.encode import Counts
     from fettle.data.measure import Measure
 
-WHOLE_BYTES = 2 << 30
-_PLACE_BYTES = 64 << 20
-_DIGESTS_KEPT = 1_000_000
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """What was found in one file. bytes: as it lies on disk. is_sampled: too large to be read whole.
-
-    counts: of the encoded records, None where no tokenizer was given. warnings: each with its count and first line.
-    """
-
-    file: Path
-    format: str
-    columns: tuple[str, ...]
-    ignored: tuple[str, ...]
-    why: str
-    records: int
-    bytes: int
-    is_sampled: bool
-    duplicates: int
-    warnings: tuple[str, ...]
-    counts: Counts | None = None
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What was found in all files. mistakes: the first few of each kind, in the order found, out of `num_mistakes`."""
-
-    files: tuple[FileReport, ...]
-    warnings: tuple[str, ...]
-    mistakes: tuple[UserError, ...]
-    num_mistakes: int
-
-    def raise_mistakes(self) -> None:
-        """Raises the UserError there is, or one that tells the first five and how many more there are."""
-        if self.num_mistakes == 1:
-            raise self.mistakes[0]
-        if self.mistakes:
-            places = {str(mistake.file) for mistake in self.mistakes}
-            more = self.num_mistakes - len(self.mistakes)
-            told = [mistake.render() for mistake in self.mistakes] + ([f"… and {more} more"] if more else [])
-            got = f"{self.num_mistakes} mistakes\n" + textwrap.indent("\n".join(told), "  ")
-            raise UserError(got, file=self.mistakes[0].file if len(places) == 1 else None)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        files = [asdict(report) | {"file": str(report.file)} for report in self.files]
-        errors = [mistake.render() for mistake in self.mistakes]
-        return {"files": files, "warnings": list(self.warnings), "errors": errors, "num_errors": self.num_mistakes}
-
-
-def check_sources(
-    specs: Sequence[DataSpec], resolve: Resolve, measure: Measure | None = None, **where: Any
-) -> DataReport:
-    """What is in every file of some sources. Raises UserError with the first mistakes of all files if there is one.
-
-    where: file, line, field (of a recipe) told when a source has no file at all. Files up to 2 GiB are read whole;
-    longer .jsonl files at their ends and in places between.
-    """
-    report = inspect_sources(specs, resolve, measure, **where)
-    report.raise_mistakes()
-    return report
+_ROWS_OF_LARGE = 100_000
+# What the kinds of stages learn from: in words, and as kinds of records.
+_LEARNED: dict[str, tuple[str, tuple[RecordKind, ...]]] = {
+    "pretrain": ("raw text", ("text",)),
+    "sft": ("questions and answers", ("messages", "prompt_completion")),
+}
 
 
 def inspect_sources(
-    specs: Sequence[DataSpec], resolve: Resolve, measure: Measure | None = None, **where: Any
+    specs: Sequence[DataSpec],
+    resolve: Resolve,
+    measure: Measure | None = None,
+    *,
+    heldout: Sequence[DataSpec] = (),
+    sample: int | None = None,
+    **where: Any,
 ) -> DataReport:
-    """As `check_sources`, with the mistakes in the report."""
-    mistakes = _Mistakes()
-    files, warnings = [], []
-    for spec in specs:
-        try:
-            source = open_source(spec, resolve, **where)
-        except UserError as error:
-            mistakes.add(error)
-            continue
-        if left := source.passed_over:
-            told = f"{len(left)} files of other kinds are not read (first: {left[0].name})"
-            warnings.append(f"{resolve(spec.path)}: {told}")
-        for file in source.files:
-            before = mistakes.count
-            try:
-                files.append(_inspect_file(file, source.spec, measure, mistakes))
-            except UserError as error:
-                # "No readable record" says nothing new after the mistakes that made them unreadable.
-                if mistakes.count == before or error.line is not None:
-                    mistakes.add(error)
-    if measure is not None and any(report.format != "text" for report in files):
-        warnings += measure.template_warnings()
-    return DataReport(tuple(files), tuple(warnings), tuple(mistakes.first), mistakes.count)
+    """What is in every file of some sources, with the mistakes, and what they share with held-out ones.
+
+    sample: records of each file, where not all of them are to be read. where: file, line, field (of a recipe) told when
+    a source has no file at all. Memory is flat but for 16 bytes a record, of at most 20 million of each file (`Notes`),
+    and the held-out data (`Heldout`).
+    """
+    inspection = _Inspection(resolve, measure, sample)
+    if heldout:
+        inspection.hold(heldout, where)
+    inspection.read(specs, where)
+    return inspection.report()
 
 
-def inspect_stage(recipe: Recipe, stage: Stage, measure: Measure | None = None) -> DataReport:
-    """As `inspect_sources`, for a stage's data, replay and held-out data together; each told with the recipe's line."""
-    sources = {"data": stage.data}
-    if stage.replay is not None:
-        sources["replay"] = (stage.replay.data,)
-    if stage.heldout is not None and stage.heldout.data is not None:
-        sources["heldout"] = (stage.heldout.data,)
-    reports = []
-    for key, specs in sources.items():
+def inspect_stage(
+    recipe: Recipe,
+    stage: Stage,
+    measure: Measure | None = None,
+    *,
+    sample: int | None = None,
+    large_bytes: float = math.inf,
+) -> DataReport:
+    """As `inspect_sources`, for a stage's data, replay and held-out data; each told with the recipe's line.
+
+    large_bytes: of a larger file, only 100,000 records are read.
+    """
+
+    def where(key: str) -> dict[str, Any]:
         name = f"stages.{stage.name}.{key}"
-        report = inspect_sources(specs, recipe.resolve, measure, file=recipe.file, line=recipe.line(name), field=name)
-        reports.append(_with_wrong_kinds(report, stage, name))
-    return DataReport(
-        tuple(file for report in reports for file in report.files),
-        tuple(dict.fromkeys(warning for report in reports for warning in report.warnings)),
-        tuple(mistake for report in reports for mistake in report.mistakes)[:_SHOWN],
-        sum(report.num_mistakes for report in reports),
-    )
+        return {"file": recipe.file, "line": recipe.line(name), "field": name}
+
+    inspection = _Inspection(recipe.resolve, measure, sample, large_bytes)
+    if stage.heldout is not None and stage.heldout.data is not None:
+        held = inspection.hold([stage.heldout.data], where("heldout"))
+        inspection.refuse_wrong_kinds(held, stage, "heldout")
+    inspection.refuse_wrong_kinds(inspection.read(stage.data, where("data")), stage, "data")
+    inspection.refuse_wrong_kinds(inspection.read(recipe.replayed(stage), where("replay")), stage, "replay")
+    return inspection.report()
 
 
-def _with_wrong_kinds(report: DataReport, stage: Stage, field: str) -> DataReport:
-    """The report, with a mistake for each file the stage cannot learn from: raw text is for pretrain, and only it."""
-    if field.endswith(".replay"):  # earlier or general data may be of either kind
-        return report
-    expected, other = ("raw text", "sft") if stage.kind == "pretrain" else ("questions and answers", "pretrain")
-    wrong = [
-        UserError(
-            f"{file.format} records in a {stage.kind} stage",
-            file=file.file,
-            field=field,
-            expected=expected,
-            fix=f"use kind: {other} for these",
+class _Inspection:
+    """Files read so far, the held-out ones first."""
+
+    def __init__(
+        self, resolve: Resolve, measure: Measure | None, sample: int | None, large_bytes: float = math.inf
+    ) -> None:
+        self._resolve, self._measure, self._sample, self._large = resolve, measure, sample, large_bytes
+        self._files: list[FileReport] = []
+        self._held: list[FileReport] = []
+        self._heldout: Heldout | None = None
+        self._warnings: list[str] = []
+        self._mistakes = Mistakes()
+
+    def hold(self, specs: Iterable[DataSpec], where: dict[str, Any]) -> list[FileReport]:
+        """Reads held-out sources, with which all that is read later is compared."""
+        self._heldout = Heldout()
+        self._held += (found := self._read(specs, where, self._heldout.hold))
+        return found
+
+    def read(self, specs: Iterable[DataSpec], where: dict[str, Any]) -> list[FileReport]:
+        """Reads training sources."""
+        self._files += (found := self._read(specs, where, self._heldout.look if self._heldout else None))
+        return found
+
+    def refuse_wrong_kinds(self, files: Iterable[FileReport], stage: Stage, key: str) -> None:
+        """A mistake for each file that the stage cannot learn from. Earlier or general data may be of any kind."""
+        expected, kinds = _LEARNED[stage.kind]
+        if key == "replay":
+            expected = " or ".join(expected for expected, _ in _LEARNED.values())
+            kinds = tuple(kind for _, kinds in _LEARNED.values() for kind in kinds)
+        for file in files:
+            wrong = next((kind for kind in file.kinds if kind not in kinds), None)
+            if wrong is not None:
+                got = f"{file.format} records for a stage of kind {stage.kind}"
+                field = f"stages.{stage.name}.{key}"
+                fix = _fix(wrong, file, stage.kind)
+                self._mistakes.add(UserError(got, file=file.file, field=field, expected=expected, fix=fix))
+
+    def report(self) -> DataReport:
+        """What was found in all."""
+        files = (*self._files, *self._held)
+        overlap = self._heldout.found() if self._heldout else None
+        warnings = self._warnings + _unknown_labels(self._files, self._held)
+        if overlap is not None and overlap.pairs:
+            warnings.append(str(overlap))
+        if self._measure is not None and any(file.format != "text" for file in files):
+            warnings += self._measure.template_warnings()
+        return DataReport(files, tuple(dict.fromkeys(warnings)), self._mistakes, overlap)
+
+    def _read(
+        self, specs: Iterable[DataSpec], where: dict[str, Any], see: Callable[[Record], None] | None
+    ) -> list[FileReport]:
+        found = []
+        for spec in specs:
+            try:
+                source = open_source(spec, self._resolve, **where)
+            except UserError as error:
+                self._mistakes.add(error)
+                continue
+            if left := source.passed_over:
+                many = f"{len(left)} file{'s' if len(left) > 1 else ''} of other kinds"
+                self._warnings.append(f"{spec.path}: {many} not read (first: {left[0].name})")
+            limit = source.spec.limit
+            for place, file in enumerate(source.files):
+                if limit == 0:
+                    self._warnings.append(f"{spec.path}: limit leaves {len(source.files) - place} files unread")
+                    break
+                before = self._mistakes.count
+                try:
+                    found.append(report := self._inspect_file(file, source.spec, limit, see))
+                except UserError as error:
+                    # "No readable record" says nothing new after the mistakes that made them unreadable.
+                    if self._mistakes.count == before or error.line is not None:
+                        self._mistakes.add(error)
+                else:
+                    limit = limit - report.records if limit is not None else None
+        return found
+
+    def _inspect_file(
+        self, file: Path, spec: DataSpec, limit: int | None, see: Callable[[Record], None] | None
+    ) -> FileReport:
+        before = self._mistakes.count
+        skipped = Mistakes()
+        on_error = skipped.add if spec.on_bad_record == "skip" else self._mistakes.add
+        size = file.stat().st_size
+        sample = self._sample or (_ROWS_OF_LARGE if size > self._large else None)
+        rows = sample_rows(file, spec, sample, 0, on_error) if sample else read_rows(file, spec, on_error)
+        try:
+            format_, records = as_records(file, rows, spec, on_error)
+        except UserError as error:
+            raise skipped.first[0] if skipped.first and error.line is None else error from None
+        notes = Notes(self._measure)
+        watched = notes.watch(islice(records, limit), see)
+        counts = lengths = None
+        if self._measure is None:
+            for _ in watched:
+                pass
+            findings = notes.findings()
+        else:
+            counts, lengths = self._measure.count(watched)
+            findings = notes.findings() + _lost(counts, self._measure.max_length)
+        if skipped.count:
+            first = skipped.first[0]
+            more = ": ".join(part for part in (first.field, first.got) if part)
+            findings.append(Finding("bad record, which is skipped", skipped.count, first.line, more))
+        num_read = notes.records + skipped.count + self._mistakes.count - before
+        return FileReport(
+            file=file,
+            format=format_.name,
+            why=format_.why,
+            columns=format_.columns,
+            ignored=format_.ignored,
+            records=notes.records,
+            kinds=notes.kinds,
+            bytes=size,
+            is_sampled=sample is not None and num_read >= sample,
+            duplicates=next((found.count for found in findings if found.what == AGAIN), 0),
+            skipped=skipped.count,
+            balance=notes.balance(),
+            warnings=tuple(findings),
+            counts=counts,
+            lengths=lengths,
         )
-        for file in report.files
-        if (file.format == "text") != (stage.kind == "pretrain")
-    ]
-    mistakes = (*report.mistakes, *wrong)[:_SHOWN]
-    return DataReport(report.files, report.warnings, mistakes, report.num_mistakes + len(wrong))
 
 
-@dataclass
-class _Mistakes:
-    first: list[UserError] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, error: UserError) -> None:
-        self.count += 1
-        if len(self.first) < _SHOWN:
-            self.first.append(error)
-
-
-def _inspect_file(file: Path, spec: DataSpec, measure: Measure | None, mistakes: _Mistakes) -> FileReport:
-    size = file.stat().st_size
-    is_sampled = size > WHOLE_BYTES and suffix_of(file) == ".jsonl" and file.suffix.lower() != ".gz"
-    if is_sampled:
-        rows = read_places(file, spec, window=_PLACE_BYTES, on_error=mistakes.add)
-    else:
-        rows = read_rows(file, spec, mistakes.add)
-    format_, records = as_records(file, rows, spec, mistakes.add)
-    notes = _Notes(measure)
-    watched = notes.watch(records)
-    counts = measure.count(watched) if measure else None
-    for _ in watched:
-        pass
-    told = notes.told() + (measure.length_warnings(counts) if measure and counts else [])
-    return FileReport(
-        file=file,
-        format=format_.name,
-        columns=format_.columns,
-        ignored=format_.ignored,
-        why=format_.why,
-        records=notes.records,
-        bytes=size,
-        is_sampled=is_sampled,
-        duplicates=notes.duplicates,
-        warnings=tuple(told),
-        counts=counts,
-    )
+def _lost(counts: Counts, max_length: int) -> list[Finding]:
+    """What is lost to `max_length`."""
+    lost = {
+        f"longer than {max_length:,} tokens: cut": counts.cut,
+        f"longer than {max_length:,} tokens: skipped": counts.skipped_long,
+        f"nothing to learn within {max_length:,} tokens: skipped": counts.skipped_empty,
+    }
+    return [Finding(what, count) for what, count in lost.items() if count]
 
 
-class _Notes:
-    """Counts the oddities of records that pass by: each kind's number and first line."""
+def _fix(wrong: RecordKind, file: FileReport, stage: str) -> str | None:
+    """What to do about records that a kind of stage cannot learn from."""
+    better = next((kind for kind, (_, kinds) in _LEARNED.items() if wrong in kinds), None)
+    if better is not None:
+        return f"use kind: {better} for these"
+    if wrong == "label" and stage == "pretrain":
+        return "format: text learns their text alone"
+    if wrong == "preference" and {"prompt", "chosen"} <= {*file.columns}:
+        return "format: prompt_completion with columns: {completion: chosen} learns the chosen answers alone"
+    return None
 
-    def __init__(self, measure: Measure | None) -> None:
-        self.records = self.duplicates = 0
-        self._measure = measure
-        self._odd: dict[str, tuple[int, int]] = {}
-        self._seen: set[bytes] = set()
 
-    def watch(self, records: Iterator[Record]) -> Iterator[Record]:
-        for record in records:
-            self.records += 1
-            for oddity in self._oddities(record):
-                count, first = self._odd.get(oddity, (0, record.line))
-                self._odd[oddity] = (count + 1, first)
-            yield record
-
-    def told(self) -> list[str]:
-        """`what (how many, first in line N)`."""
-        return [
-            f"{what} ({count} record{'s' if count > 1 else ''}, first in line {first})"
-            for what, (count, first) in self._odd.items()
-        ]
-
-    def _oddities(self, record: Record) -> Iterator[str]:
-        digest = bytes.fromhex(record.digest())
-        if digest in self._seen:
-            self.duplicates += 1
-            yield "an earlier record again"
-        elif len(self._seen) < _DIGESTS_KEPT:
-            self._seen.add(digest)
-        turns = record.conversation
-        if record.text is not None and not record.text.strip():
-            yield "empty text, left out"
-        if any(turn.bears_loss and not turn.content.strip() for turn in turns):
-            yield "empty answer: the model learns to say nothing"
-        if any(turn.role == "user" and not turn.content.strip() for turn in turns):
-            yield "empty prompt"
-        if turns and turns[-1].role != "assistant":
-            yield f"last turn is the {turns[-1].role}'s, which is not learned"
-        if self._measure and (token := self._measure.special_in(record)):
-            yield f"the text {token} inside the content becomes the special token"
+def _unknown_labels(trained: Iterable[FileReport], held: Iterable[FileReport]) -> list[str]:
+    """A warning where held-out records have labels that no training record has."""
+    known = {label for file in trained for label in file.balance.labels}
+    unknown = [label for file in held for label in file.balance.labels if label not in known]
+    if not known or not unknown:
+        return []
+    shown = ", ".join(f"'{label}'" for label in unknown[:SHOWN]) + (", …" if len(unknown) > SHOWN else "")
+    are = "label of held-out records is" if len(unknown) == 1 else "labels of held-out records are"
+    return [f"{len(unknown)} {are} in no training record: {shown}"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -116,22 +114,3 @@ class Record(Struct, frozen=True):
             said = answer.turns[0].content
             return Record(self.file, self.line, prompt=self.prompt, completion=said, tools=self.tools)
         return Record(self.file, self.line, messages=(*self.prompt.turns, *answer.turns), tools=self.tools)
-
-    def digest(self) -> str:
-        """Hexadecimal hash (128 bits) of what is learned; equal content has the same in every format and place."""
-        total = hashlib.blake2b(digest_size=16)
-        for part in self._content():
-            content = part.encode("utf-8", "surrogatepass")
-            total.update(len(content).to_bytes(8, "big") + content)
-        return total.hexdigest()
-
-    def _content(self) -> Iterator[str]:
-        if self.text is not None:
-            yield self.text
-        for name, part in self.parts():
-            yield name
-            for message in part.conversation:
-                yield from (message.role, message.content, "+" if message.bears_loss else "-")
-                if message.tool_calls:
-                    yield json.dumps(message.tool_calls, sort_keys=True)
-        yield f"{self.label}/{self.margin}/{json.dumps(self.tools, sort_keys=True)}"

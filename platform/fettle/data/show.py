@@ -77,8 +77,10 @@ def legend(in_colour: bool) -> Text:
 
 
 def caption(example: Example) -> str:
-    """`file:line`, the number of tokens and of those that bear loss, and whether the record was cut or split."""
+    """`file:line`, which answer of several it is, the number of tokens and of those that bear loss, and whether the
+    record was cut or split."""
     tokens, learned = len(example.input_ids), int(example.loss_mask.sum())
-    part = f", part {example.part + 1}" if example.part else ""
+    which = f", {example.name}" if example.name else ""
+    which += f", part {example.part + 1}" if example.part else ""
     cut = ", cut" if example.was_cut else ""
-    return f"{example.file}:{example.line}{part}: {tokens} tokens, {learned} bear loss ({learned / tokens:.0%}){cut}"
+    return f"{example.file}:{example.line}{which}: {tokens} tokens, {learned} bear loss ({learned / tokens:.0%}){cut}"

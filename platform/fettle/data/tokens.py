@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fettle.data.batches import Encoded
+from fettle.data.cache import new_folder
 from fettle.recipe.data import HeldoutSpec
+
+DEFAULT_HELDOUT = HeldoutSpec(fraction=0.02, max=200)
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,74 +28,95 @@ class TokenExample:
 
 
 class TokenSet(Sequence[TokenExample]):
-    """The examples of one source, in a folder of three arrays."""
+    """The examples of one source, in one or more folders of three arrays each, mapped rather than read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-        self.mask = np.load(folder / "mask.npy", mmap_mode="r", allow_pickle=False)
-        self.offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        self.counts: dict[str, int] = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    def __init__(self, *folders: Path) -> None:
+        self._ids = [_mapped(folder / "ids.bin", np.int32) for folder in folders]
+        self._masks = [_mapped(folder / "mask.bin", np.bool_) for folder in folders]
+        self._offsets = [_mapped(folder / "offsets.bin", np.int64) for folder in folders]
+        self._firsts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
+        told = [json.loads((folder / "counts.json").read_text(encoding="utf-8")) for folder in folders]
+        self.counts: dict[str, int] = {
+            key: (max if key == "longest" else sum)(counts[key] for counts in told) for key in told[0]
+        }
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return int(self._firsts[-1])
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's overloads for slices are not needed
         place = range(len(self))[index]
-        begin, end = self.offsets[place], self.offsets[place + 1]
-        return TokenExample(self.ids[begin:end], self.mask[begin:end])
+        part = int(np.searchsorted(self._firsts, place, side="right")) - 1
+        first = place - self._firsts[part]
+        begin, end = self._offsets[part][first : first + 2]
+        return TokenExample(self._ids[part][begin:end], self._masks[part][begin:end])
 
-    def lengths(self) -> list[int]:
-        """Tokens of each example."""
-        return np.diff(self.offsets).tolist()
-
-    def loss_lengths(self) -> list[int]:
-        """Loss-bearing tokens of each example (its first token never is one)."""
-        bears = self.mask.copy()
-        bears[self.offsets[:-1]] = False
-        return np.add.reduceat(bears, self.offsets[:-1]).astype(int).tolist() if len(self) else []
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, int64."""
+        return np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
 
 def write_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[], dict[str, int]] = dict) -> TokenSet:
-    """The examples as a TokenSet at `folder`, whole or absent; `counts` is asked after the last one."""
-    ids: list[np.ndarray] = []
-    mask: list[np.ndarray] = []
-    offsets = [0]
-    for example in examples:
-        ids.append(np.asarray(example.input_ids, dtype=np.int32))
-        mask.append(np.asarray(example.loss_mask, dtype=bool))
-        offsets.append(offsets[-1] + len(ids[-1]))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{uuid.uuid4().hex[:8]}")
-    partial.mkdir()
-    try:
-        np.save(partial / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int32))
-        np.save(partial / "mask.npy", np.concatenate(mask) if mask else np.zeros(0, bool))
-        np.save(partial / "offsets.npy", np.asarray(offsets, dtype=np.int64))
-        (partial / "counts.json").write_text(json.dumps(counts()), encoding="utf-8")
-        if not folder.is_dir():
-            os.rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    """The examples as a TokenSet at `folder`, whole or absent, in flat memory; `counts` is asked after the last one."""
+    with new_folder(folder) as partial:
+        fill_tokens(partial, examples, counts)
     return TokenSet(folder)
 
 
-def choose_heldout(examples: TokenSet, spec: HeldoutSpec) -> tuple[list[int], list[int]]:
-    """(positions to train on, positions held out) of a source, by each example's hash.
+def fill_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[], dict[str, int]] = dict) -> None:
+    """Writes the files of a TokenSet into an empty folder."""
+    with ExitStack() as stack:
+        ids, mask, offsets = (
+            stack.enter_context(open(folder / f"{name}.bin", "wb", buffering=_BUFFER_BYTES))
+            for name in ("ids", "mask", "offsets")
+        )
+        end = 0
+        offsets.write(end.to_bytes(8, "little"))
+        for example in examples:
+            end += len(example.input_ids)
+            ids.write(np.ascontiguousarray(example.input_ids, dtype=np.int32).data)
+            mask.write(np.ascontiguousarray(example.loss_mask, dtype=np.bool_).data)
+            offsets.write(end.to_bytes(8, "little"))
+    (folder / "counts.json").write_text(json.dumps(counts()), encoding="utf-8")
+
+
+def choose_heldout(examples: Sequence[Encoded], spec: HeldoutSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(positions to train on, positions held out) of some examples, by each one's hash.
 
     The choice depends on the examples alone, not on their order; equal examples fall on the same side, in training
     where they are more than `spec.max`. At least one is held out where there are two different ones, and at least
     one different example is left to train on.
     """
     assert spec.fraction is not None
-    hashes = [hashlib.sha256(np.ascontiguousarray(e.input_ids).tobytes()).digest() for e in examples]
-    count = Counter(hashes)
+    hashes = np.fromiter((content_hash(e) for e in examples), dtype=np.uint64, count=len(examples))
+    different, count = np.unique(hashes, return_counts=True)
     wanted = min(max(1, round(spec.fraction * len(examples))), spec.max)
-    chosen: set[bytes] = set()
+    chosen: list[int] = []
     held = 0
-    for digest in sorted(count)[:-1]:
-        if held < wanted and held + count[digest] <= spec.max:
-            chosen.add(digest)
-            held += count[digest]
-    train = [i for i, digest in enumerate(hashes) if digest not in chosen]
-    return train, [i for i, digest in enumerate(hashes) if digest in chosen]
+    for number in range(len(different) - 1):
+        if held >= wanted:
+            break
+        if held + count[number] <= spec.max:
+            chosen.append(number)
+            held += count[number]
+    is_out = np.isin(hashes, different[chosen])
+    return np.flatnonzero(~is_out), np.flatnonzero(is_out)
+
+
+def positions_without(examples: TokenSet, out: Sequence[Encoded]) -> np.ndarray:
+    """Positions of the examples that are equal to none of `out`."""
+    hashes = {content_hash(example) for example in out}
+    suspects = np.flatnonzero(np.isin(examples.lengths(), [len(example.input_ids) for example in out]))
+    equal = [position for position in suspects.tolist() if content_hash(examples[position]) in hashes]
+    return np.delete(np.arange(len(examples)), equal)
+
+
+def content_hash(example: Encoded) -> int:
+    """64 bits of an example's token ids."""
+    ids = np.ascontiguousarray(example.input_ids, dtype=np.int32)
+    return int.from_bytes(hashlib.blake2b(ids.data, digest_size=8).digest(), "little")
+
+
+def _mapped(file: Path, dtype: type) -> np.ndarray:
+    if not file.stat().st_size:  # nothing cannot be mapped
+        return np.zeros(0, dtype)
+    return np.asarray(np.memmap(file, dtype, mode="r"))

@@ -76,6 +76,7 @@ async def start_concurrent_engine(model: Path, options: EngineOptions) -> Concur
     except BaseException:
         core.stop()
         raise
+    core.hide_sockets()
     return ConcurrentEngine(llm, core)
 
 
@@ -107,13 +108,17 @@ class CoreThread:
         if self._failure is not None:
             raise self._failure
 
+    def hide_sockets(self) -> None:
+        """Removes the sockets' files, once both ends are connected: a process that is killed leaves none behind."""
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
     def stop(self) -> None:
         """Aborts what runs and ends the thread."""
         if self._core is not None and self._thread.is_alive():
             self._core.shutdown_state = EngineShutdownState.REQUESTED
             self._core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
             self._thread.join(_STOP_TIMEOUT_S)
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        self.hide_sockets()
 
     def _run(self) -> None:
         """Loads, then serves until stopped or failed; in one thread, since some of torch's settings are a thread's."""

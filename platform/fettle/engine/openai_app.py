@@ -24,6 +24,7 @@ async def openai_app(engine: ConcurrentEngine, model: Path, name: str, *, trust_
     The app has many more routes than we serve, loading adapters from any path among them: never expose it bare.
     """
     words = ["--model", str(model), "--served-model-name", name, "--disable-fastapi-docs", "--disable-log-stats"]
+    words += ["--chat-template-content-format", "string"]  # as in training, whatever the template can take
     if trust_template:
         words.append("--trust-request-chat-template")
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(words)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUNDLED = {"tiny": Path(__file__).parents[1] / "assets" / "tiny"}
+_ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED = {"tiny": _ASSETS / "tiny"}
+TEMPLATES = {name: _ASSETS / "templates" / f"{name}.jinja" for name in ("chatml", "llama3", "mistral", "gemma", "qwen")}
 _UNSAFE = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -97,14 +99,53 @@ def linear_layers(folder: Path) -> list[str]:
     return sorted({name.rpartition(".")[2] for name, one in model.named_modules() if type(one).__name__ in kinds})
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template, and a padding token (its end-of-text token where it names none)."""
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template, and a padding token (its end-of-text token where it names none).
+
+    chat_template: the text of one that takes the place of its own.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def resolve_template(name: str, relative_to: Path | None = None, **where: object) -> str:
+    """The text of a chat template: a bundled one's name, or a .jinja file (relative to `relative_to`).
+
+    where: file, line, field of the UserError raised when it is nowhere, or is no template.
+    """
+    import jinja2
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    file = TEMPLATES.get(name, (relative_to or Path()) / Path(name).expanduser())
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        _compile_jinja_template(text)  # the very environment that renders it; the public way only renders
+    except OSError:
+        expected = f"{', '.join(TEMPLATES)}, or a .jinja file"
+        raise _error(f"no chat template '{name}' ({file} is not there)", where, expected=expected) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text ({error})", file=file, field=str(where.get("field") or "")) from None
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"not a Jinja template: {error.message}", file=file, line=error.lineno) from None
+    return text
+
+
+def template_in(folder: Path) -> str | None:
+    """The chat template that lies in a model's or an adapter's folder."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    try:
+        told = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    template = told.get("chat_template") if isinstance(told, dict) else None
+    return template if isinstance(template, str) else None
 
 
 def load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

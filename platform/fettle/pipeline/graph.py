@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from fettle.artifact import digest_file, is_artifact, library_versions
+from fettle.data.files import suffix_of
 from fettle.data.sources import OpenSource, open_source
 from fettle.errors import UserError
-from fettle.models.base import base_and_adapter, digest_of, positions_of, rank_of, resolve_base
+from fettle.models.base import (
+    base_and_adapter,
+    digest_of,
+    positions_of,
+    rank_of,
+    resolve_base,
+    resolve_template,
+    template_in,
+)
 from fettle.models.precision import instruction_set, resolve_precision
 from fettle.recipe import Recipe, Stage
 from fettle.recipe.adapter import AdapterSpec
@@ -30,7 +40,8 @@ class Origin:
     """What a stage begins from: full weights, and an adapter over them where there is one.
 
     root: the model whose tokenizer and configuration hold for all of it. identity: fingerprint or digest.
-    adapter_spec: what the adapter is, where an earlier stage of this recipe made it.
+    adapter_spec: what the adapter is, where an earlier stage of this recipe made it. chat_template: text of one in
+    place of the tokenizer's: the recipe's, or that which the adapter was trained with.
     """
 
     base: Path
@@ -38,16 +49,26 @@ class Origin:
     identity: str
     adapter: Path | None = None
     adapter_spec: AdapterSpec | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """One source of a stage's records. digest: of its files' content and how they are read."""
+    """One source of a stage's records. contents: of each file, its suffix and the digest of what is in it.
+
+    reading: hash of how the files are read.
+    """
 
     field: str
     opened: OpenSource
     weight: float
-    digest: str
+    contents: tuple[str, ...]
+    reading: str
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides its records."""
+        return _hash([self.contents, self.reading])
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,10 @@ class PlannedStage:
     def result(self) -> Origin:
         """What a later stage begins from."""
         if self.adapter == "full":
-            return Origin(self.artifact, self.origin.root, self.fingerprint)
-        return Origin(self.base, self.origin.root, self.fingerprint, self.artifact, self.adapter)
+            return Origin(self.artifact, self.origin.root, self.fingerprint, chat_template=self.origin.chat_template)
+        return replace(
+            self.origin, base=self.base, identity=self.fingerprint, adapter=self.artifact, adapter_spec=self.adapter
+        )
 
 
 def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[PlannedStage]:
@@ -101,13 +124,15 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
     at = f"stages.{stage.name}"
     cluster = stage.cluster or recipe.cluster
     origin = _origin(recipe, stage, earlier)
+    if recipe.chat_template is not None:
+        where = {"file": recipe.file, **_where(recipe, "chat_template")}
+        origin = replace(origin, chat_template=resolve_template(recipe.chat_template, recipe.file.parent, **where))
     adapter = _adapter(recipe, stage, origin)
     max_length = _max_length(recipe, stage, origin.root)
     precision = resolve_precision(cluster)
     sources = [_source(recipe, f"{at}.data", data, data.weight) for data in stage.data]
     if stage.replay is not None:
-        share = stage.replay.fraction / (1 - stage.replay.fraction) * sum(s.weight for s in sources)
-        sources.append(_source(recipe, f"{at}.replay.data", stage.replay.data, share))
+        sources += _replayed(recipe, stage, sum(source.weight for source in sources))
     heldout = None
     if stage.heldout is not None and stage.heldout.data is not None:
         heldout = _source(recipe, f"{at}.heldout.data", stage.heldout.data, 1.0)
@@ -121,6 +146,7 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
             "precision": precision,
             "instructions": instruction_set(),
             "origin": origin.identity,
+            "chat_template": origin.chat_template,
             "max_length": max_length,
             "seed": recipe.seed,
             "versions": library_versions(),
@@ -172,7 +198,7 @@ def _folder_origin(folder: Path, **where: Any) -> Origin:
     assert adapter.base is not None
     if digest_of(base) != adapter.base["digest"]:
         raise UserError(f"its base {base} is not the one it was trained on (the digests differ)", **where)
-    return Origin(base, base, adapter.digest, folder)
+    return Origin(base, base, adapter.digest, folder, chat_template=template_in(folder))
 
 
 def _adapter(recipe: Recipe, stage: Stage, origin: Origin) -> AdapterSpec:
@@ -214,11 +240,37 @@ def _max_length(recipe: Recipe, stage: Stage, root: Path) -> int:
     return stage.max_length or min(positions, DEFAULT_LENGTH)
 
 
+def _replayed(recipe: Recipe, stage: Stage, others: float) -> list[PlannedSource]:
+    """What the stage replays. others: the weight of all that it does not."""
+    assert stage.replay is not None
+    specs = recipe.replayed(stage)
+    share = stage.replay.fraction / (1 - stage.replay.fraction) * others / sum(spec.weight for spec in specs)
+    try:
+        return [_source(recipe, f"stages.{stage.name}.replay.data", spec, share * spec.weight) for spec in specs]
+    except UserError as error:
+        earlier = ", ".join(other.name for other in recipe.stages[: recipe.stages.index(stage)])
+        if not earlier or error.expected is not None:
+            raise
+        where: dict[str, Any] = {"file": error.file, "line": error.line, "field": error.field, "fix": error.fix}
+        raise UserError(error.got, **where, expected=f"a source of records, or an earlier stage ({earlier})") from None
+
+
 def _source(recipe: Recipe, field: str, spec: DataSpec, weight: float) -> PlannedSource:
     opened = open_source(spec, recipe.resolve, file=recipe.file, **_where(recipe, field))
     reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "hub"})
-    digest = _hash({"files": [digest_file(file) for file in opened.files], "reading": reading})
-    return PlannedSource(field, opened, weight, digest)
+    return PlannedSource(field, opened, weight, tuple(_content(file) for file in opened.files), _hash(reading))
+
+
+def _content(file: Path) -> str:
+    is_gzip = file.suffix.lower() == ".gz"
+    state = file.stat()
+    return f"{suffix_of(file)}{' gzip' if is_gzip else ''} {_digest(file, state.st_size, state.st_mtime_ns)}"
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    """The file's digest, once for all the stages that read it."""
+    return digest_file(file)
 
 
 def _where(recipe: Recipe, field: str) -> dict[str, Any]:

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from fettle.artifact import digest_file
-from fettle.data.chat import rendering_of, template_of
+from fettle.data.chat import check_template, rendering_of, template_of
 from fettle.data.check import inspect_stage
-from fettle.data.encode import Counts, encode
+from fettle.data.line_index import check_indexable
+from fettle.data.skipped import SKIPPED, SkippedRecords
 from fettle.data.sources import read_source
-from fettle.data.tokens import TokenSet, write_tokens
+from fettle.data.tokens import DEFAULT_HELDOUT, TokenSet
 from fettle.errors import UserError, did_you_mean
 from fettle.models.base import linear_layers, load_tokenizer
+from fettle.pipeline.encoding import Encoder, bad_records, encoded, streamed, streamed_heldout
 from fettle.pipeline.graph import PlannedSource, PlannedStage
 from fettle.recipe import Recipe
 from fettle.train.job import StageJob
 
-# Whatever transformers makes a tokenizer of; by the model_type in config.json it may rebuild parts (train.md 0d).
-_TOKENIZER_FILES = (
-    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "tekken.json"),
-    *("chat_template.jinja", "chat_template.json"),
-)
+# Larger files are looked at here and there; what is wrong in between is told when it is encoded.
+_LARGE_BYTES = 2 << 30
 
 
-def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tuple[list[StageJob], list[str]]:
-    """(a job for every stage, what to tell of the data); encoded under `cache`, where what is there is taken as it is.
+def prepare(recipe: Recipe, stages: Sequence[PlannedStage], into: Path) -> tuple[list[StageJob], list[str]]:
+    """(a job for every stage, what to tell of the data); encoded below `into`, where what is there is taken as it is.
 
     Raises UserError with the first mistakes in any of the data, each with its file and line, before encoding any.
     """
     notes = []
+    tokenizers = _tokenizers(recipe, stages)
     for stage in stages:
         _check_targets(recipe, stage)
-        found = inspect_stage(recipe, stage.spec)
+        if stage.spec.streaming:
+            for source in stage.sources:
+                check_indexable(source.opened.files, source.opened.spec, source.field)
+        found = inspect_stage(recipe, stage.spec, large_bytes=_LARGE_BYTES)
         found.raise_mistakes()
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
         if num_warnings:
             warnings = f"{num_warnings} warning{'s' if num_warnings > 1 else ''}"
             notes.append(f"stages.{stage.spec.name}: {warnings}; `fettle data check` tells them")
-    tokenizers: dict[Path, PreTrainedTokenizerBase] = {}
     jobs = []
     for stage in stages:
-        root = stage.origin.root
-        if root not in tokenizers:
-            tokenizers[root] = load_tokenizer(root)
-        tokens = []
-        for source in stage.sources:
-            tokens.append(_tokens(source, stage, tokenizers[root], cache))
-            notes += _notes(source, stage, TokenSet(tokens[-1])) + _plain_prompt(source, tokenizers[root])
+        tokenizer = tokenizers[stage.origin.root, stage.origin.chat_template]
+        encoder = Encoder(stage, tokenizer)
+        streaming = stage.spec.streaming
+        streams = tuple(streamed(source, into) for source in stage.sources if streaming)
+        tokens = tuple(encoded(source, encoder, into) for source in stage.sources if not streaming)
+        heldout = encoded(stage.heldout, encoder, into) if stage.heldout else ()
+        notes += _notes(stage, tokens, heldout)
+        notes += [note for source in stage.sources for note in _plain_prompt(source, tokenizer)]
+        if streaming and not heldout:
+            spec = stage.spec.heldout or DEFAULT_HELDOUT
+            heldout = (streamed_heldout(stage.sources[0], encoder, spec, into),)
         jobs.append(
             StageJob(
                 name=stage.spec.name,
@@ -62,19 +64,34 @@ def prepare(recipe: Recipe, stages: Sequence[PlannedStage], cache: Path) -> tupl
                 seed=recipe.seed,
                 base=stage.origin.base,
                 from_adapter=stage.origin.adapter,
-                tokens=tuple(tokens),
+                tokens=tokens,
+                streams=streams,
                 weights=tuple(source.weight for source in stage.sources),
-                heldout=_tokens(stage.heldout, stage, tokenizers[root], cache) if stage.heldout else None,
+                heldout=heldout,
                 max_length=stage.max_length,
                 precision=stage.precision,
                 folder=stage.folder,
                 artifact=stage.artifact,
                 recipe=recipe.digest(),
                 data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
-                end_ids=end_ids(tokenizers[root]),
+                end_ids=end_ids(tokenizer),
+                chat_template=stage.origin.chat_template,
             )
         )
     return jobs, notes
+
+
+def _tokenizers(
+    recipe: Recipe, stages: Sequence[PlannedStage]
+) -> dict[tuple[Path, str | None], PreTrainedTokenizerBase]:
+    """By model and chat template, those the stages need. Raises UserError where the recipe's template suits one not."""
+    found = {}
+    for root, template in dict.fromkeys((stage.origin.root, stage.origin.chat_template) for stage in stages):
+        found[root, template] = load_tokenizer(root, template)
+        if recipe.chat_template is not None:
+            where = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
+            check_template(found[root, template], **where)
+    return found
 
 
 def _check_targets(recipe: Recipe, stage: PlannedStage) -> None:
@@ -105,43 +122,35 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in found))
 
 
-def _tokens(source: PlannedSource, stage: PlannedStage, tokenizer: PreTrainedTokenizerBase, cache: Path) -> Path:
-    """The folder of the source's encoded examples; named by everything that decides what is in it."""
-    root = stage.origin.root
-    total = hashlib.sha256(f"{source.digest}/{stage.max_length}/{stage.spec.on_long}".encode())
-    for name in _TOKENIZER_FILES:
-        if (root / name).is_file():
-            total.update(digest_file(root / name).encode())
-    folder = cache / total.hexdigest()[:32]
-    if not folder.is_dir():
-        counts = Counts()
-        examples = encode(
-            read_source(source.opened),
-            tokenizer,
-            max_length=stage.max_length,
-            on_long=stage.spec.on_long,
-            counts=counts,
-        )
-        write_tokens(folder, examples, counts=lambda: asdict(counts))
-    return folder
-
-
-def _notes(source: PlannedSource, stage: PlannedStage, tokens: TokenSet) -> list[str]:
-    """What the user should know became of the source's records."""
-    counts = tokens.counts
-    told = []
-    if counts["cut"]:
-        told.append(f"{counts['cut']:,} longer than {stage.max_length} tokens were cut")
-    if counts["skipped_long"]:
-        told.append(f"{counts['skipped_long']:,} longer than {stage.max_length} tokens were skipped")
-    if counts["skipped_empty"]:
-        told.append(f"{counts['skipped_empty']:,} with nothing to learn were skipped")
-    return [f"{source.field}: of {counts['records']:,} records " + ", ".join(told)] if told else []
+def _notes(stage: PlannedStage, tokens: Sequence[tuple[Path, ...]], heldout: tuple[Path, ...]) -> list[str]:
+    """What the user should know became of the records that were encoded. Which were bad is written down in the stage's
+    folder."""
+    notes: list[str] = []
+    bad: list[dict[str, object]] = []
+    sources = [*zip(stage.sources, tokens, strict=False), *([(stage.heldout, heldout)] if stage.heldout else [])]
+    for source, folders in sources:
+        counts = TokenSet(*folders).counts
+        told = []
+        if counts["cut"]:
+            told.append(f"{counts['cut']:,} longer than {stage.max_length} tokens were cut")
+        if counts["skipped_long"]:
+            told.append(f"{counts['skipped_long']:,} longer than {stage.max_length} tokens were skipped")
+        if counts["skipped_empty"]:
+            told.append(f"{counts['skipped_empty']:,} with nothing to learn were skipped")
+        if told:
+            notes.append(f"{source.field}: of {counts['records']:,} records " + ", ".join(told))
+        bad += bad_records(source, folders)
+    if bad:
+        skipped = SkippedRecords(file := stage.folder / SKIPPED)
+        for row in bad:
+            skipped.add(row)
+        notes.append(f"stages.{stage.spec.name}: {len(bad):,} bad record{'s' * (len(bad) > 1)} left out; see {file}")
+    return notes
 
 
 def _plain_prompt(source: PlannedSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """How the first record reads where the base has no chat template: users should see what their prompts become."""
-    first = next(read_source(source.opened))
+    first = next(read_source(source.opened, on_error=lambda error: None))  # all were read before
     if tokenizer.chat_template or first.text is not None:
         return []
     return [f"{source.field}: the base has no chat template; the first record reads\n{rendering_of(first, tokenizer)}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,13 @@ def submit_job(server: str, entrypoint: str, folder: Path, *, follow: bool, say:
             fix="put the cluster's token into ~/.ray/auth_token, or set RAY_AUTH_TOKEN",
         ) from None
     except (ConnectionError, RuntimeError) as error:
+        if size := re.search(r"Package size \((.+?)\) exceeds the maximum size of (\S+?)\.(?:\s|$)", str(error)):
+            raise UserError(
+                f"Ray does not carry a folder as large as this to the cluster ({size[1]})",
+                file=folder,
+                expected=f"at most {size[2]}, packed",
+                fix="list large data in .rayignore, and name it by an address or a path that the cluster's nodes see",
+            ) from error
         raise UserError(
             f"no Ray job server answers at {server} ({str(error).splitlines()[0][:200]})",
             field="--address",

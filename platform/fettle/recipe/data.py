@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fettle.recipe.spec import Spec
 
@@ -28,6 +28,8 @@ class HubSpec(Spec):
     """Its configuration, where it has several."""
     split: str = "train"
     """Its split."""
+    folder: str | None = None
+    """Only this folder of it."""
     revision: str | None = None
     """A branch, tag or commit; by default the newest."""
 
@@ -35,7 +37,7 @@ class HubSpec(Spec):
 class DataSpec(Spec):
     """One source of records."""
 
-    path: str
+    path: str = Field(min_length=1)
     """A file, a glob or a folder, relative to the recipe's file; `dataset_info.json#NAME` (LLaMA-Factory's registry);
     an address such as `s3://bucket/file.jsonl`; or a data set's hub id."""
     weight: float = Field(1.0, gt=0)
@@ -57,13 +59,28 @@ class DataSpec(Spec):
     hub: HubSpec = HubSpec()
     """Of a hub id: which part."""
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        try:
+            "a".encode(name)
+        except (LookupError, ValueError):
+            raise ValueError(f"no text encoding is called {name!r}; utf-8, utf-16, latin-1, cp1252 are some") from None
+        return name
+
 
 def as_source(value: object) -> object:
     """A bare path stands for `{path: …}`."""
     return {"path": value} if isinstance(value, str) else value
 
 
-Source = Annotated[DataSpec, BeforeValidator(as_source)]
+def _unweighted(spec: DataSpec) -> DataSpec:
+    if "weight" in spec.model_fields_set:
+        raise ValueError("weight has no effect here: it shares a stage's tokens out over the sources of its `data`")
+    return spec
+
+
+Source = Annotated[DataSpec, BeforeValidator(as_source), AfterValidator(_unweighted)]
 
 
 class HeldoutSpec(Spec):
@@ -89,6 +106,6 @@ class ReplaySpec(Spec):
     """Earlier or general data mixed into the stage against forgetting."""
 
     data: Source
-    """A source of records."""
+    """A source of records, or the name of an earlier stage, whose data is meant."""
     fraction: float = Field(gt=0, lt=1)
     """Share of the stage's tokens."""

@@ -106,6 +106,9 @@ class StageBase(Spec):
     """Tokens of the longest record; by default the model's positions, at most 2048."""
     packing: bool = True
     """Several records in one row, none seeing another; false pads instead."""
+    streaming: bool = False
+    """Encode records while training, instead of all of them before: for sets too large for the disk. Needs `max_steps`,
+    and files of lines (.jsonl, or .txt with `split: lines`)."""
     on_long: Literal["cut", "skip", "error"] = "cut"
     """What to do with a longer record (raw text is split, never cut)."""
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -121,6 +124,8 @@ class StageBase(Spec):
     def _one_length_and_one_origin(self) -> "StageBase":
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give either epochs or max_steps")
+        if self.streaming and self.max_steps is None:
+            raise ValueError("streaming needs max_steps: the number of steps is not known before all is read")
         if self.from_ is not None and self.base is not None:
             raise ValueError("give either from (go on from a stage) or base (begin from a model)")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.data import DataSpec
 from fettle.recipe.spec import Spec
 from fettle.recipe.stages import Stage
 
@@ -22,6 +24,8 @@ class Recipe(Spec):
     """Names the run and the model it publishes."""
     base: str = "tiny"
     """The bundled model's name (`tiny`), a folder, or a hub id."""
+    chat_template: str | None = None
+    """A chat template in place of the base's: chatml, llama3, mistral, gemma, qwen, or a .jinja file."""
     seed: int = Field(0, ge=0)
     """Of shuffling, dropout and adapter initialisation."""
     cluster: ClusterSpec = ClusterSpec()
@@ -48,8 +52,19 @@ class Recipe(Spec):
         return None
 
     def resolve(self, path: str) -> Path:
-        """A path of the recipe, relative to the recipe's file."""
-        return (self._file.parent / Path(path).expanduser()).resolve()
+        """A path of the recipe, relative to the recipe's file; of a link its own, as its target may have no suffix."""
+        return Path(os.path.abspath(self._file.parent / Path(path).expanduser()))
+
+    def replayed(self, stage: Stage) -> tuple[DataSpec, ...]:
+        """The sources a stage replays: a path's, or where nothing is there, those of the earlier stage so named."""
+        if stage.replay is None:
+            return ()
+        data = stage.replay.data
+        if data.model_fields_set == {"path"} and not self.resolve(data.path).exists():
+            for earlier in self.stages[: self.stages.index(stage)]:
+                if earlier.name == data.path:
+                    return earlier.data
+        return (data,)
 
     def digest(self) -> str:
         """Hexadecimal sha256 of every setting, whatever the file's layout was."""

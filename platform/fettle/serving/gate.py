@@ -10,10 +10,13 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fettle.data.neutral import Neutral
 from fettle.errors import did_you_mean
+from fettle.serving.messages import as_learned
 
+_CHAT = "/v1/chat/completions"
 ROUTES = {
-    ("POST", "/v1/chat/completions"),
+    ("POST", _CHAT),
     ("POST", "/v1/completions"),
     ("GET", "/v1/models"),
     ("GET", "/health"),
@@ -34,6 +37,7 @@ class Gate:
         self.names, self.defaults = names, defaults
         self.failure: str | None = None
         self._app: ASGIApp | None = None
+        self._neutral: Mapping[str, Neutral] = {}
         self._created = int(time.time())
         self._max_model_len = 0
 
@@ -42,9 +46,9 @@ class Gate:
         """Whether requests are let through."""
         return self._app is not None and self.failure is None
 
-    def open(self, app: ASGIApp, max_model_len: int) -> None:
-        """Lets requests through to `app`."""
-        self._app, self._max_model_len = app, max_model_len
+    def open(self, app: ASGIApp, max_model_len: int, neutral: Mapping[str, Neutral]) -> None:
+        """Lets requests through to `app`; neutral: by model name, what breaks control tokens' names in its chats."""
+        self._app, self._max_model_len, self._neutral = app, max_model_len, neutral
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,6 +102,7 @@ class Gate:
             return _error(400, "the request's body is nested too deeply")
         if not isinstance(wanted, dict):
             return _error(400, "the request's body must be a JSON object")
+        is_chat = scope["path"].endswith(_CHAT)
         extra = wanted.get("chat_template_kwargs")
         if _TEMPLATE in wanted or (isinstance(extra, dict) and _TEMPLATE in extra):
             return _error(400, "the chat template is the model's; a request cannot bring one", param=_TEMPLATE)
@@ -106,8 +111,12 @@ class Gate:
             near = did_you_mean(str(model), self.names)
             available = ", ".join(self.names)
             return _error(404, f"no model '{model}'{near}; available: {available}", kind="NotFoundError", param="model")
-        if model in self.defaults:
-            body = json.dumps(_filled(wanted, self.defaults[model], scope["path"])).encode()
+        if is_chat or model in self.defaults:
+            try:
+                wanted = as_learned(wanted, self._neutral[model]) if is_chat else wanted
+                body = json.dumps(_filled(wanted, self.defaults.get(model, {}), is_chat)).encode()
+            except RecursionError:
+                return _error(400, "the request's body is nested too deeply")
             scope["headers"] = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
             scope["headers"].append((b"content-length", str(len(body)).encode()))
         return _Replayed(self._app, body)
@@ -132,9 +141,9 @@ class _Replayed:
         await self.app(scope, replay, send)
 
 
-def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], is_chat: bool) -> dict[str, Any]:
     """The request with the model's own defaults where it says nothing; end tokens are added to the request's."""
-    filled = {key: value for key, value in defaults.items() if key != _TEMPLATE or path.endswith("/chat/completions")}
+    filled = {key: value for key, value in defaults.items() if key != _TEMPLATE or is_chat}
     ends = filled.pop("stop_token_ids", [])
     given = wanted.get("stop_token_ids") or []
     if ends and isinstance(given, list):

@@ -7,10 +7,12 @@ import os
 import time
 from pathlib import Path
 
+from fettle.output import cache_folder
+
 
 def new_log() -> Path:
-    """An empty file `serve-<time>-<pid>.log` in `$XDG_CACHE_HOME/fettle/logs`, by default `~/.cache/fettle/logs`."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fettle" / "logs"
+    """An empty file `serve-<time>-<pid>.log`."""
+    folder = cache_folder("logs")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"serve-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     file.touch()

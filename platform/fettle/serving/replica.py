@@ -11,8 +11,10 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
+from fettle.data.neutral import Neutral
 from fettle.engine.env import EngineOptions, device, prepare_process
 from fettle.errors import FettleError, UserError
+from fettle.models.base import load_tokenizer
 from fettle.output import print_into
 from fettle.serving.gate import Gate
 from fettle.serving.resolve import ServedModel
@@ -71,6 +73,7 @@ class Replica:
 
             trust = any("chat_template" in defaults for defaults in served.defaults.values())
             app = await openai_app(engine, served.folder, served.name, trust_template=trust)
+            neutral = await asyncio.to_thread(_neutral, served)
             await engine.warm_up()
         except Exception as error:
             logger.exception("the engine did not start")
@@ -78,7 +81,7 @@ class Replica:
             raise error if isinstance(error, UserError) else FettleError(self._gate.failure) from error
         gc.collect()
         gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
-        self._gate.open(app, engine.llm.model_config.max_model_len)
+        self._gate.open(app, engine.llm.model_config.max_model_len, neutral)
         self._watching = asyncio.create_task(self._watch(engine))
 
     async def _watch(self, engine: Any) -> None:
@@ -90,6 +93,15 @@ class Replica:
         logger.error("the engine died; the replica ends so that Ray Serve starts another")
         await asyncio.sleep(_WATCH_S)  # requests under way get their error first
         os._exit(1)
+
+
+def _neutral(served: ServedModel) -> dict[str, Neutral]:
+    """By name, what breaks the names of control tokens in the messages of its chats, as in its training."""
+    from fettle.data.chat import neutral_of  # imports transformers
+
+    templates = {name: served.defaults.get(name, {}).get("chat_template") for name in served.names}
+    found = {one: neutral_of(load_tokenizer(served.folder, one)) for one in dict.fromkeys(templates.values())}
+    return {name: found[template] for name, template in templates.items()}
 
 
 async def _start(served: ServedModel, options: EngineOptions) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from fettle.artifact import is_artifact, read_artifact
 from fettle.engine.env import EngineOptions
 from fettle.errors import UserError
-from fettle.models.base import BUNDLED, digest_of, resolve_base
+from fettle.models.base import BUNDLED, digest_of, resolve_base, template_in
 from fettle.serving.weights import Shapes, check_adapter, check_model, read
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -73,7 +73,7 @@ def resolve(
             base_name += "-base"
     shapes = check_model(base)
     found = tuple(_adapter(key, path, base, shapes) for key, path in wanted.items())
-    chats = _template(folder) is not None or _template(base) is not None
+    chats = template_in(folder) is not None or template_in(base) is not None
     return ServedModel(name=base_name, folder=base, primary=primary, chats=chats, adapters=found)
 
 
@@ -148,8 +148,8 @@ def _defaults(folder: Path, base: Path) -> dict[str, Any]:
     defaults = {key: mine[key] for key in _SAMPLING if mine.get(key) is not None and mine[key] != theirs.get(key)}
     if ends := sorted(_ends(mine) - _ends(theirs)):
         defaults["stop_token_ids"] = ends
-    template = _template(folder)
-    if template is not None and template != _template(base):
+    template = template_in(folder)
+    if template is not None and template.strip() != (template_in(base) or "").strip():
         defaults["chat_template"] = template
     return defaults
 
@@ -157,14 +157,6 @@ def _defaults(folder: Path, base: Path) -> dict[str, Any]:
 def _ends(generation: dict[str, Any]) -> set[int]:
     ends = generation.get("eos_token_id")
     return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-
-
-def _template(folder: Path) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8").strip()
-    template = read(folder / "tokenizer_config.json").get("chat_template")
-    return template.strip() if isinstance(template, str) else None
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +14,24 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from fettle.artifact import is_artifact, library_versions, new_artifact, replace_text
-from fettle.data.mix import steps_of
-from fettle.data.tokens import TokenExample, TokenSet, choose_heldout
 from fettle.models import adapters
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
-from fettle.recipe.data import HeldoutSpec
 from fettle.train.checkpoint import Checkpoints, wait_for
+from fettle.train.curriculum import StepsUnderway, curriculum, read_cursor
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import ProgressWriter, StepRow, curve
 from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
 from fettle.train.zero import full_state, needs_engine, zero_config
 
-DEFAULT_HELDOUT = HeldoutSpec(fraction=0.02, max=200)
 _NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not set by as much
-
-
-@dataclass(frozen=True)
-class Curriculum:
-    """The examples of every optimizer step, and those kept out."""
-
-    steps: list[list[TokenExample]]
-    heldout: list[TokenExample]
-
-
-def curriculum(job: StageJob) -> Curriculum:
-    """What the stage learns from, step by step; the same on every worker."""
-    sets = [TokenSet(folder) for folder in job.tokens]
-    kept: list[Sequence[int]] = [range(len(tokens)) for tokens in sets]
-    if job.heldout is not None:
-        heldout = list(TokenSet(job.heldout))
-    else:
-        spec = job.spec.heldout or DEFAULT_HELDOUT
-        kept[0], out = choose_heldout(sets[0], spec)
-        heldout = [sets[0][i] for i in out]
-    lengths = [tokens.lengths() for tokens in sets]
-    plan = steps_of(
-        [[lengths[n][i] for i in positions] for n, positions in enumerate(kept)],
-        job.weights,
-        job.seed,
-        tokens=job.spec.batch.tokens,
-        sequences=job.spec.batch.sequences,
-        epochs=job.spec.epochs,
-        max_steps=job.spec.max_steps,
-    )
-    return Curriculum([[sets[d.source][kept[d.source][d.example]] for d in step] for step in plan], heldout)
 
 
 def train_causal(job: StageJob, member: GroupMember) -> None:
     """Trains from the last complete checkpoint, if there is one, to the stage's artifact, which rank 0 writes."""
-    lessons = curriculum(job)
+    lessons = curriculum(job, member.rank)
     checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
     latest = checkpoints.latest()
+    steps = StepsUnderway(lessons, latest[0], read_cursor(latest[1])) if latest else StepsUnderway(lessons)
     # With ZeRO 3 the arguments make from_pretrained shard what is loaded from then on, all workers together: after
     # them the stage's model, before them what one worker merges, or what has to be whole while it is merged.
     base = _merged_base(job, member)
@@ -74,7 +40,7 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
         merged = adapters.merged(job.base, job.from_adapter, torch.float32)
     args = training_arguments(
         checkpoints.partial,
-        max_steps=len(lessons.steps),
+        max_steps=lessons.num_steps,
         learning_rate=job.spec.lr,
         adam_beta1=job.spec.optimizer.beta1,
         adam_beta2=job.spec.optimizer.beta2,
@@ -88,22 +54,22 @@ def train_causal(job: StageJob, member: GroupMember) -> None:
         use_cpu=member.cluster.gpus_per_worker == 0,
         deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
     )
-    tokenizer = load_tokenizer(base)
-    report = _Report(job, lessons, write=member.rank == 0)
+    tokenizer = load_tokenizer(base, job.chat_template)
+    report = _Report(job, steps, write=member.rank == 0)
     trainer = StageTrainer(
         model=merged if merged is not None else _load(job, base, member),
         args=args,
         tokenizer=tokenizer,
         batches=MicroBatches(
-            steps=lessons.steps,
+            steps=steps,
             rank=member.rank,
             world=member.world,
             accumulate=job.spec.batch.accumulate,
             max_length=job.max_length,
             packing=job.spec.packing,
             pad_id=tokenizer.pad_token_id or 0,
-            start=latest[0] if latest else 0,
         ),
+        steps=steps,
         schedule=job.spec.schedule,
         checkpoints=checkpoints,
         precision=job.precision,
@@ -151,7 +117,7 @@ def _merged_base(job: StageJob, member: GroupMember) -> Path:
             versions=library_versions(),
         ) as partial:
             model.save_pretrained(partial)
-            load_tokenizer(job.base).save_pretrained(partial)
+            load_tokenizer(job.base, job.chat_template).save_pretrained(partial)
     wait_for(folder, member.fence)
     return folder
 
@@ -159,8 +125,8 @@ def _merged_base(job: StageJob, member: GroupMember) -> Path:
 class _Report(TrainerCallback):
     """Writes each step down, and measures the held-out loss before and after."""
 
-    def __init__(self, job: StageJob, lessons: Curriculum, *, write: bool) -> None:
-        self.job, self.lessons = job, lessons
+    def __init__(self, job: StageJob, steps: StepsUnderway, *, write: bool) -> None:
+        self.job, self.steps = job, steps
         self.trainer: StageTrainer
         self.writer = ProgressWriter(job.progress) if write else None
         self.before_file = job.folder / "heldout_before.json"
@@ -171,7 +137,7 @@ class _Report(TrainerCallback):
         if self.before_file.is_file():  # a resumed run: the model is no longer the one the stage received
             self.before = json.loads(self.before_file.read_text(encoding="utf-8"))
         else:
-            self.before = self.trainer.heldout_loss(self.lessons.heldout)
+            self.before = self.trainer.heldout_loss(self.steps.lessons.heldout)
             if self.writer:
                 replace_text(self.before_file, json.dumps(self.before))
         if self.writer:
@@ -179,7 +145,7 @@ class _Report(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.writer and "loss" in logs:
-            examples = self.lessons.steps[state.global_step - 1]
+            examples = self.steps[state.global_step].examples
             self.writer.write(
                 step=state.global_step,
                 steps=state.max_steps,
@@ -191,7 +157,7 @@ class _Report(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after = self.trainer.heldout_loss(self.lessons.heldout)
+        self.after = self.trainer.heldout_loss(self.steps.lessons.heldout)
 
     def metrics(self) -> dict[str, Any]:
         """What the report says of the stage; losses in nats per loss-bearing token."""

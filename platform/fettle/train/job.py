@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fettle.data.line_index import StreamedSource
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.stages import PretrainStage, SftStage
@@ -18,9 +19,10 @@ class StageJob:
     """One stage, with everything resolved that the recipe leaves open.
 
     base: folder of full weights. from_adapter: an adapter over them to go on with (merge_first: to merge). tokens: the
-    encoded sources, in the recipe's order, with their weights. heldout: an encoded set of its own, or None for a share
-    of the first source. folder: checkpoints and progress. artifact: where the result goes. end_ids: token ids at which
-    generation stops.
+    folders of each encoded source, in the recipe's order, with their weights. streams: instead of them, sources to be
+    encoded while training. heldout: folders of the held-out examples, or none for a share of the first source. folder:
+    checkpoints and progress. artifact: where the result goes. end_ids: token ids at which generation stops.
+    chat_template: text of one in place of the tokenizer's.
     """
 
     name: str
@@ -30,9 +32,10 @@ class StageJob:
     seed: int
     base: Path
     from_adapter: Path | None
-    tokens: tuple[Path, ...]
+    tokens: tuple[tuple[Path, ...], ...]
+    streams: tuple[StreamedSource, ...]
     weights: tuple[float, ...]
-    heldout: Path | None
+    heldout: tuple[Path, ...]
     max_length: int
     precision: Literal["fp32", "bf16"]
     folder: Path
@@ -40,6 +43,7 @@ class StageJob:
     recipe: str
     data: tuple[tuple[str, str], ...]
     end_ids: tuple[int, ...]
+    chat_template: str | None = None
 
     @property
     def progress(self) -> Path:

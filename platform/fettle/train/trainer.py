@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from datasets import Dataset
@@ -25,32 +25,40 @@ from trl.trainer.utils import add_fused_lm_head
 from fettle.data.batches import IGNORE, Encoded, collate, share_out
 from fettle.recipe.stages import ScheduleSpec
 from fettle.train.checkpoint import Checkpoints
+from fettle.train.curriculum import StepsUnderway, write_cursor
 from fettle.train.schedule import rate_at
 
 _MOST_LOGITS = 2**28  # 1 GiB in float32
 
 
+class Steps(Protocol):
+    """The examples of one step after the other, over all workers."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sequence[Encoded]]: ...
+
+
 @dataclass(frozen=True)
 class MicroBatches:
-    """This worker's micro-batches of a stage, from optimizer step `start` on; `accumulate` of them a step.
+    """This worker's micro-batches of some steps, `accumulate` of them a step.
 
-    steps: the examples of every step of the stage, over all workers.
+    steps: the examples of each step over all workers; its length is that of the whole stage, from wherever it goes on.
     """
 
-    steps: Sequence[Sequence[Encoded]]
+    steps: Steps
     rank: int
     world: int
     accumulate: int
     max_length: int
     packing: bool
     pad_id: int
-    start: int = 0
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for examples in self.steps[self.start :]:
+        for examples in self.steps:
             bins = share_out([len(e.input_ids) for e in examples], self.world * self.accumulate)
             for part in bins[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
                 yield collate(
@@ -71,12 +79,14 @@ class StageTrainer(SFTTrainer):
         args: SFTConfig,
         tokenizer: PreTrainedTokenizerBase,
         batches: MicroBatches,
+        steps: StepsUnderway,
         schedule: ScheduleSpec,
         checkpoints: Checkpoints,
         precision: str,
         callbacks: list[TrainerCallback],
     ) -> None:
-        self.batches, self.schedule, self.checkpoints = batches, schedule, checkpoints
+        self.batches, self.steps = batches, steps
+        self.schedule, self.checkpoints = schedule, checkpoints
         super().__init__(
             model=model,
             args=args,
@@ -176,6 +186,7 @@ class StageTrainer(SFTTrainer):
             torch.distributed.barrier()
         if self.is_world_process_zero():
             written = self.checkpoints.partial / f"checkpoint-{self.state.global_step}"
+            write_cursor(written, self.steps[self.state.global_step].after)
             self.checkpoints.commit(written, self.state.global_step)
         if self.batches.world > 1:
             torch.distributed.barrier()

@@ -121,6 +121,13 @@ def test_a_server_that_does_not_answer_is_a_users_mistake(folder, server):
         call("recipes/a b.yaml")
 
 
+def test_a_folder_too_large_for_ray_is_told_as_that(folder, server):
+    told = "ValueError: Package size (600.00MiB) exceeds the maximum size of 512.00MiB. To exclude large files, add …"
+    server.failure = RuntimeError(f"Request failed with status code 500: Traceback (most recent call last):\n{told}\n")
+    with pytest.raises(UserError, match=r"^.*: Ray does not carry a folder as large as this .*\(600\.00MiB\)"):
+        call("recipes/a b.yaml")
+
+
 def test_a_server_that_wants_a_token_says_where_it_belongs(folder, server):
     server.failure = submit.AuthenticationError("401")
     with pytest.raises(UserError, match=r"wants a token\n  fix: put the cluster's token into ~/.ray/auth_token"):
@@ -143,3 +150,18 @@ def test_a_folder_without_the_jobs_program_is_refused(folder, server):
     with pytest.raises(UserError, match=r"there is no jobs/pipeline\.py below"):
         call("recipes/a b.yaml")
     assert server.job == {}
+
+
+@pytest.mark.parametrize("extra", ["", "\n    heldout: {data: ok.jsonl}\n    replay: {data: ok.jsonl, fraction: 0.1}"])
+def test_data_that_would_not_travel_is_refused_at_its_line(folder, server, extra):
+    recipe = folder / "recipes" / "c.yaml"
+    recipe.write_text("name: n\nstages:\n  - name: task\n    kind: sft\n    data: [ok.jsonl, ../../far.jsonl]" + extra)
+    with pytest.raises(UserError, match=r"c\.yaml:5: stages\.task\.data: \.\./\.\./far\.jsonl does not lie below"):
+        call("recipes/c.yaml")
+    assert server.job == {}
+
+
+@pytest.mark.parametrize("path", ["/mnt/shared/a.jsonl", "s3://bucket/a.jsonl", "owner/name", "lf/dataset_info.json#a"])
+def test_data_that_the_cluster_may_have_is_left_to_it(folder, server, path):
+    call("recipes/a b.yaml", "--set", f"stages.task.data={path}")
+    assert server.job

@@ -6,10 +6,16 @@ import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fettle.data.formats import read_file
+from fettle.data.record import Record
+from fettle.errors import UserError
+from fettle.recipe.data import DataSpec
 
 SPECIALS = (
     *("<|end|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]", "<start_of_turn>", "<end_of_turn>"),
@@ -34,6 +40,30 @@ def write(tmp_path: Path) -> WriteFile:
         return file
 
     return write
+
+
+@pytest.fixture
+def read(write: WriteFile) -> Callable[..., list[Record]]:
+    """`read(rows, **how)`: the records of a .jsonl file of these rows, read as a DataSpec of `how` says."""
+
+    def read(rows: Sequence[object], **how: Any) -> list[Record]:
+        file = write("a.jsonl", rows)
+        return list(read_file(file, DataSpec(path=str(file), **how))[1])
+
+    return read
+
+
+@pytest.fixture
+def refusal(write: WriteFile) -> Callable[..., str]:
+    """`refusal(rows, **how)`: the message about such a file, less the file's folder."""
+
+    def refusal(rows: Sequence[object], **how: Any) -> str:
+        file = write("a.jsonl", rows)
+        with pytest.raises(UserError) as caught:
+            list(read_file(file, DataSpec(path=str(file), **how))[1])
+        return str(caught.value).replace(f"{file.parent}/", "")
+
+    return refusal
 
 
 @pytest.fixture
@@ -64,6 +94,13 @@ def chatml(make_tokenizer: MakeTokenizer) -> PreTrainedTokenizerBase:
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which what is fetched will lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fettle"
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ NO_END = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+ENDS_LAST = NO_END.replace(" + '\\n'", " + ('<|im_end|>' if loop.last and m['role'] == 'assistant' else '') + '\\n'")
 COUNTS_TURNS = "{{ messages | length }} turns\\n" + CHATML
 HIDES_PROMPT = CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif")
 
@@ -153,7 +154,31 @@ def test_answers_that_are_given_bear_no_loss(make_tokenizer, template):
 
 
 def test_an_end_of_turn_written_inside_an_answer_does_not_end_it(make_tokenizer):
-    assert "⟦a<|im_end|>b<|im_end|>⟧" in learned(chat("Hi", "a<|im_end|>b"), make_tokenizer(CHATML))
+    assert "⟦a<\u200b|im_end|>b<|im_end|>⟧" in learned(chat("Hi", "a<|im_end|>b"), make_tokenizer(CHATML))
+
+
+def test_a_template_that_ends_only_the_last_answer_cannot_be_learned_from_in_several_turns(make_tokenizer):
+    tokenizer = make_tokenizer(ENDS_LAST)
+    assert learned(chat("Hi", "Yo"), tokenizer) == "user: Hi\nassistant: ⟦Yo<|im_end|>⟧\n"
+    with pytest.raises(UserError, match=r"a.jsonl:3: .*\(turn 2\): it does not end with <\|im_end\|>"):
+        learned(chat("Hi", "Yo", "Bye", "Ta"), tokenizer)
+
+
+def test_whatever_a_template_raises_is_told_with_file_and_line(make_tokenizer):
+    template = "{{ 'too many' + messages | length if messages | length > 2 else '' }}" + CHATML
+    with pytest.raises(UserError, match="a.jsonl:3: the chat template refuses these messages: TypeError"):
+        learned(chat("Hi", "Yo", "Bye", "Ta"), make_tokenizer(template))
+
+
+def test_a_template_without_the_assistants_words_is_refused(make_tokenizer):
+    with pytest.raises(UserError, match="the chat template leaves out what the assistant says"):
+        template_of(make_tokenizer("{{ messages[0].content }}"))
+
+
+def test_where_several_tokens_end_an_answer_it_ends_with_the_first(make_tokenizer):
+    tokenizer = make_tokenizer(CHATML.replace("<|im_end|>", "<|im_end|></s>"))
+    assert template_of(tokenizer).end_of_turn == "<|im_end|>"
+    assert learned(chat("Hi", "Yo"), tokenizer).endswith("⟦Yo<|im_end|>⟧</s>\n")
 
 
 def test_a_tokenizer_that_leaves_spaces_out_of_its_offsets_learns_them_all_the_same(make_tokenizer):
@@ -179,7 +204,7 @@ def test_a_prompt_and_completion_go_through_the_template_where_there_is_one(make
 
 def test_what_a_template_refuses_is_told_with_file_and_line(make_tokenizer):
     turns = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yo", bears_loss=True))
-    with pytest.raises(UserError, match=r"a.jsonl:5: the base's chat template refuses .*: System role not supported"):
+    with pytest.raises(UserError, match=r"a.jsonl:5: the chat template refuses .*: System role not supported"):
         learned(Record(Path("a.jsonl"), 5, messages=turns), make_tokenizer(GEMMA))
 
 
@@ -191,14 +216,14 @@ def test_a_template_that_hides_the_assistants_turns_is_refused(make_tokenizer, t
     with pytest.raises(UserError) as caught:
         learned(chat("Hi", "Yo", "Bye", "Ta"), make_tokenizer(template))
     told = str(caught.value)
-    assert told.startswith("a.jsonl:3: the base's chat template does not show") and why in told
+    assert told.startswith("a.jsonl:3: the chat template does not show") and why in told
 
 
 def test_messages_without_a_template_are_an_error_with_file_and_line(make_tokenizer):
     with pytest.raises(UserError) as caught:
         learned(chat("Hi", "Yo"), make_tokenizer())
     assert str(caught.value).startswith("a.jsonl:3: messages: messages need a chat template, and this base has none")
-    assert "fix: use a base with a chat template" in str(caught.value)
+    assert "fix: name one in the recipe (`chat_template: chatml`)" in str(caught.value)
 
 
 def test_real_chats_on_a_real_base_are_tokenized_as_serving_does(base_8m, shared):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fettle.data.check import check_sources
+from fettle.data.check import inspect_sources
 from fettle.data.formats import SHAPES, read_file
 from fettle.errors import UserError
 from fettle.recipe.data import DataSpec
@@ -20,8 +20,13 @@ EXAMPLES = [
 ]
 
 
-def test_every_format_has_an_example_in_the_order_detection_tries_them():
-    assert list(dict.fromkeys(name for name, _ in EXAMPLES)) == [shape.name for shape in SHAPES]
+def test_every_format_has_an_example():
+    assert {name for name, _ in EXAMPLES} == {shape.name for shape in SHAPES}
+
+
+def test_the_order_told_is_the_one_in_which_detection_tries_the_formats():
+    told = PAGE.split("the first of these is taken: ")[1].split(".")[0].replace("\n", " ").split(", ")
+    assert told == list(dict.fromkeys(shape.name for shape in SHAPES))
 
 
 @pytest.mark.parametrize(("name", "block"), EXAMPLES)
@@ -37,7 +42,7 @@ def test_the_mistakes_shown_are_those_of_the_command(write):
         '{"instruction": "Count.", "output": 3}\n{"instruction": "Sing.", "outp',
     )
     with pytest.raises(UserError) as caught:
-        check_sources([DataSpec(path=str(file))], Path)
+        inspect_sources([DataSpec(path=str(file))], Path).raise_mistakes()
     told = str(caught.value).replace(f"{file.parent}/", "").splitlines()
     shown = PAGE.split("    train.jsonl: 3 mistakes\n")[1].split("\n\n")[0].splitlines()
     assert told[0] == "train.jsonl: 3 mistakes" and len(told[1:]) == len(shown)

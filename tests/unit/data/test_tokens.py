@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fettle.data.tokens import TokenExample, TokenSet, choose_heldout, write_tokens
+from fettle.data.tokens import TokenExample, TokenSet, choose_heldout, positions_without, write_tokens
 from fettle.recipe.data import HeldoutSpec
 
 
@@ -20,7 +21,7 @@ def example(*ids: int, learned: int = 0) -> TokenExample:
     return TokenExample(np.asarray(ids, dtype=np.int32), np.asarray(mask))
 
 
-def plain(examples: TokenSet) -> list[tuple[list[int], list[bool]]]:
+def plain(examples: Sequence[TokenExample]) -> list[tuple[list[int], list[bool]]]:
     return [(one.input_ids.tolist(), one.loss_mask.tolist()) for one in examples]
 
 
@@ -28,7 +29,7 @@ def heldout(path: Path, ids: list[int], **spec: object) -> tuple[list[int], list
     """What `choose_heldout` says of one-token examples: (values trained on, values held out)."""
     tokens = write_tokens(path, [example(one) for one in ids])
     train, out = choose_heldout(tokens, HeldoutSpec.model_validate({"fraction": 0.1} | spec))
-    assert sorted(train + out) == list(range(len(ids)))  # each position on one side
+    assert sorted([*train, *out]) == list(range(len(ids)))  # each position on one side
     return sorted(ids[i] for i in train), sorted(ids[i] for i in out)
 
 
@@ -47,9 +48,18 @@ def test_another_reader_finds_the_same(tmp_path):
     assert plain(read) == plain(written) and read.counts == {"cut": 3}
 
 
-def test_lengths_are_of_tokens_and_of_those_that_bear_loss_the_first_never_does(tmp_path):
-    tokens = write_tokens(tmp_path / "set", [example(5, 6, 7, learned=2), example(8, 9, learned=2), example(1, 2, 3)])
-    assert (tokens.lengths(), tokens.loss_lengths()) == ([3, 2, 3], [2, 1, 0])
+def test_lengths_are_of_tokens(tmp_path):
+    tokens = write_tokens(tmp_path / "set", [example(5, 6, 7, learned=2), example(8, 9, learned=2), example(1)])
+    assert tokens.lengths().tolist() == [3, 2, 1]
+
+
+def test_a_set_of_several_folders_is_their_examples_one_after_the_other(tmp_path):
+    parts = [[example(5, 6, learned=1), example(7)], [], [example(8, 9)]]
+    for number, part in enumerate(parts):
+        write_tokens(tmp_path / str(number), part, counts=lambda n=number: {"records": n + 1, "longest": 9 - n})
+    tokens = TokenSet(*(tmp_path / str(number) for number in range(3)))
+    assert plain(tokens) == plain([one for part in parts for one in part])
+    assert (tokens.lengths().tolist(), tokens.counts) == ([2, 1, 2], {"records": 6, "longest": 9})
 
 
 def test_positions_count_from_both_ends_and_no_further(tmp_path):
@@ -62,7 +72,7 @@ def test_positions_count_from_both_ends_and_no_further(tmp_path):
 
 def test_an_empty_set_is_a_set(tmp_path):
     tokens = write_tokens(tmp_path / "set", [])
-    assert (len(tokens), list(tokens), tokens.lengths(), tokens.loss_lengths()) == (0, [], [], [])
+    assert (len(tokens), list(tokens), tokens.lengths().tolist()) == (0, [], [])
 
 
 def test_counts_are_asked_after_the_last_example(tmp_path):
@@ -136,3 +146,19 @@ def test_of_examples_that_are_all_equal_none_is_held_out(tmp_path):
 def test_one_more_example_moves_no_other_one_into_training_but_the_last_chosen(tmp_path):
     before, after = (set(heldout(tmp_path / str(n), list(range(n)))[1]) for n in (100, 101))
     assert len(before - after) <= 1
+
+
+def test_what_equals_a_held_out_example_is_left_out_wherever_it_is(tmp_path):
+    tokens = write_tokens(tmp_path / "set", [example(1, 2), example(3, 4), example(1, 2, learned=1), example(1, 2, 3)])
+    assert positions_without(tokens, [example(1, 2), example(9)]).tolist() == [1, 3]
+
+
+def test_writing_holds_no_more_than_a_few_examples(tmp_path):
+    def examples() -> Iterator[TokenExample]:
+        for number in range(2000):
+            yield example(*[number] * 10_000)  # 100 MB in all
+
+    tracemalloc.start()
+    write_tokens(tmp_path / "set", examples())
+    assert tracemalloc.get_traced_memory()[1] < 8e6
+    tracemalloc.stop()

@@ -15,8 +15,11 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def house(tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> House:
-    """The house; no RAY_ADDRESS, and a machine of 4 CPUs without bf16."""
+def house(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> House:
+    """The house; no RAY_ADDRESS, a cache of its own, and a machine of 4 CPUs without bf16."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("fettle.models.precision.has_fast_bf16", lambda: False)

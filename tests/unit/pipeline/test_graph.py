@@ -202,3 +202,29 @@ def test_until_a_stage_that_is_not_there_is_told(house):
 def adapter_stage(house: House):  # type: ignore[no-untyped-def]
     """A planned adapter whose base is known by its digest."""
     return replace(house.with_stages(DOMAIN, adapter=LORA).plan()[0], artifact=Path(house.folder, "earlier"))
+
+
+def test_an_earlier_stages_data_is_replayed_by_its_name_in_its_own_proportions(house):
+    two = [{"path": "corpus.txt"}, {"path": "more.txt", "weight": 3.0}]
+    (house.folder / "more.txt").write_text("More of it.")
+    replay = {"data": "domain", "fraction": 0.5}
+    _, stage = house.with_stages(DOMAIN | {"data": two}, TASK | {"replay": replay}).plan()
+    assert [(source.opened.spec.path, source.weight) for source in stage.sources] == [
+        ("chat.jsonl", 1.0),
+        ("corpus.txt", 0.25),
+        ("more.txt", 0.75),
+    ]
+
+
+def test_a_path_to_replay_goes_before_a_stage_of_the_same_name(house):
+    (house.folder / "domain").mkdir()
+    (house.folder / "domain" / "x.jsonl").write_text('{"text": "a"}\n')
+    _, stage = house.with_stages(DOMAIN, TASK | {"replay": {"data": "domain", "fraction": 0.5}}).plan()
+    assert stage.sources[1].opened.files == (house.folder / "domain" / "x.jsonl",)
+
+
+@pytest.mark.parametrize("name", ["domani", "last", "task"])
+def test_what_is_neither_a_path_nor_an_earlier_stage_is_refused_with_both_named(house, name):
+    message = refused(house.with_stages(DOMAIN, TASK | {"replay": {"data": name, "fraction": 0.5}}, LAST))
+    assert "stages.task.replay.data" in message and "no such file" in message
+    assert "expected: a source of records, or an earlier stage (domain)" in message

@@ -47,7 +47,7 @@ def test_a_job_travels_to_a_worker(house):
 def test_sources_and_replay_are_encoded_with_their_weights_and_held_out_data_apart(house):
     replay, heldout = {"data": "general.jsonl", "fraction": 0.5}, {"data": "general.jsonl"}
     (job,), _ = prepared(house.with_stages(TASK | {"replay": replay, "heldout": heldout}))
-    assert [len(TokenSet(folder)) for folder in job.tokens] == [20, 10] and job.weights == (1.0, 1.0)
+    assert [len(TokenSet(*folders)) for folders in job.tokens] == [20, 10] and job.weights == (1.0, 1.0)
     assert job.heldout == job.tokens[1]  # the same records are encoded once
     assert [name for name, _ in job.data] == ["chat.jsonl", "general.jsonl"]
 
@@ -55,7 +55,7 @@ def test_sources_and_replay_are_encoded_with_their_weights_and_held_out_data_apa
 def test_only_the_answers_of_a_chat_bear_loss(house):
     (job,), _ = prepared(house.with_stages(TASK))
     tokenizer = load_tokenizer(house.folder / "base")
-    example = TokenSet(job.tokens[0])[0]
+    example = TokenSet(*job.tokens[0])[0]
     assert tokenizer.decode(example.input_ids[example.loss_mask]) == "It is 0.<|im_end|>"
 
 
@@ -69,9 +69,9 @@ def test_generation_stops_at_the_end_of_a_turn_and_of_the_text(house):
 
 def test_what_is_encoded_already_is_taken_as_it_is(house):
     (job,), _ = prepared(house.with_stages(TASK))
-    before = (job.tokens[0] / "ids.npy").stat().st_mtime_ns
+    before = (job.tokens[0][0] / "ids.bin").stat().st_mtime_ns
     (again,), _ = prepared(house.with_stages(TASK), stages__task__lr=1e-5)
-    assert again.tokens == job.tokens and (again.tokens[0] / "ids.npy").stat().st_mtime_ns == before
+    assert again.tokens == job.tokens and (again.tokens[0][0] / "ids.bin").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_length", 32), ("on_long", "skip")])
@@ -85,7 +85,7 @@ def test_records_read_otherwise_are_encoded_anew(house, key, value):
 def test_lines_are_other_records_than_a_document(house):
     (whole,), _ = prepared(house.with_stages(DOMAIN))
     (split,), _ = prepared(house.with_stages(DOMAIN | {"data": [{"path": "corpus.txt", "split": "lines"}]}))
-    assert whole.tokens != split.tokens and len(TokenSet(split.tokens[0])) == 20
+    assert whole.tokens != split.tokens and len(TokenSet(*split.tokens[0])) == 20
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_bases_with_the_same_tokenizer_share_an_encoding(house):
 
 
 def test_the_first_mistake_of_any_stage_is_told_before_anything_is_encoded(house):
-    (house.folder / "chat.jsonl").write_text("{")
+    (house.folder / "chat.jsonl").write_text('{"messages')
     with pytest.raises(UserError, match=r"chat\.jsonl:1: the line is cut off"):
         prepared(house)
     assert not house.out.exists()

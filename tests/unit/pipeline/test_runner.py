@@ -146,7 +146,7 @@ def test_a_folder_in_which_another_run_is_working_is_refused(house, trainings):
     [
         ("chat.jsonl", '{"messages": [{"role"', "chat.jsonl:1: the line is cut off"),
         ("chat.jsonl", "", "chat.jsonl"),
-        ("chat.jsonl", lines([{"text": "raw"}]), "text records in a sft stage"),
+        ("chat.jsonl", lines([{"text": "raw"}]), "text records for a stage of kind sft"),
         ("corpus.txt", "caf\xe9".encode("latin-1"), "not UTF-8 text: byte 0xe9 at offset 3"),
         ("chat.jsonl", lines([{"prompt": "x" * 500, "completion": "y"}]), "no token bears loss"),  # found encoding
     ],

@@ -215,6 +215,11 @@ def test_a_stage_may_begin_from_a_folder(load, tmp_path):
         ),
         (["heldout: {}"], "6: stages.task.heldout: give either data: FILE or fraction: SHARE"),
         (["heldout: {data: x, fraction: 0.1}"], "6: stages.task.heldout: give either data: FILE or fraction: SHARE"),
+        (
+            ["heldout: {data: {path: x, weight: 2}}"],
+            "6: stages.task.heldout.data: weight has no effect here: it shares a stage's tokens out over the sources of"
+            " its `data`",
+        ),
         (["heldout: {data: x, max: 9}"], "6: stages.task.heldout: max goes with fraction; a file is taken whole"),
         (
             ["cluster: {offload: true, zero: 2}"],

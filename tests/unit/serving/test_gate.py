@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from fettle.data.neutral import Neutral
 from fettle.serving import gate
 from fettle.serving.gate import Gate
 
@@ -26,7 +27,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 def client(*, is_open: bool = True) -> TestClient:
     door = Gate(("base", "support"), DEFAULTS)
     if is_open:
-        door.open(echo, 512)
+        door.open(echo, 512, {"base": Neutral(["<s>"]), "support": Neutral(["<a>"])})
     return TestClient(door)
 
 
@@ -104,6 +105,32 @@ def test_request_goes_before_defaults_and_end_tokens_are_added() -> None:
     assert body == {"model": "support", "temperature": 0, "stop_token_ids": [3, 7]}
 
 
+@pytest.mark.parametrize(
+    ("model", "said"), [(None, "<\u200bs><a>"), ("base", "<\u200bs><a>"), ("support", "<s><\u200ba>")]
+)
+def test_names_of_control_tokens_in_a_chat_stay_text(model: str | None, said: str) -> None:
+    wanted = {"model": model, "messages": [{"role": "user", "content": "<s><a>"}]}
+
+    body = client().post(CHAT, json=wanted).json()["body"]
+
+    assert body["messages"] == [{"role": "user", "content": said}]
+
+
+def test_a_bare_prompt_is_the_users_own_text() -> None:
+    wanted = {"model": "base", "prompt": "<s>"}
+
+    assert client().post("/v1/completions", json=wanted).json()["body"] == wanted
+
+
+@pytest.mark.parametrize("depth", [100, 300, 400, 500, 900])
+def test_nesting_of_any_depth_is_passed_on_or_refused(depth: int) -> None:
+    deep = '{"model": "base", "messages": [{"role": "user", "content": ' + "[" * depth + "]" * depth + "}]}"
+
+    status = client().post(CHAT, content=deep).status_code
+
+    assert status == 200 if depth == 100 else status in (200, 400)
+
+
 def test_any_bearer_token_is_taken() -> None:
     response = client().post(CHAT, json={"model": "base"}, headers={"Authorization": "Bearer whatever"})
 
@@ -119,7 +146,7 @@ def test_before_it_is_open_the_gate_is_alive_and_not_ready() -> None:
 
 def test_failed_engine_is_neither_alive_nor_ready() -> None:
     door = Gate(("base",), {})
-    door.open(echo, 512)
+    door.open(echo, 512, {})
     door.failure = "the engine died"
     failed = TestClient(door)
 

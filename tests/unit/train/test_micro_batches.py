@@ -61,13 +61,8 @@ def test_workers_shares_differ_by_at_most_the_longest_example(steps):
     assert abs(sizes[0] - sizes[1]) <= max(len(e.input_ids) for e in steps[0])
 
 
-def test_a_resumed_stage_begins_with_the_step_after_its_checkpoint(steps):
-    whole, rest = list(batches(steps, accumulate=2)), list(batches(steps, accumulate=2, start=1))
-    assert [batch["input_ids"].tolist() for batch in rest] == [batch["input_ids"].tolist() for batch in whole[2:]]
-
-
-def test_the_length_is_of_the_whole_stage_from_which_steps_are_counted(steps):
-    assert len(batches(steps, accumulate=2, start=1)) == len(batches(steps, accumulate=2)) == 6
+def test_there_are_as_many_micro_batches_as_steps_and_splits(steps):
+    assert len(batches(steps, accumulate=2)) == 6 == len(list(batches(steps, accumulate=2)))
 
 
 def test_trl_neither_packs_nor_cuts_nor_casts_nor_reports_by_itself(tmp_path):

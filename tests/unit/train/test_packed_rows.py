@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fettle.data.batches import best_fit, collate
+from fettle.data.batches import collate, pack
 from fettle.data.tokens import TokenExample
 
 LENGTHS, CAPACITY = (9, 5, 12, 7, 3), 20
@@ -43,7 +43,7 @@ def largest_difference(llama: LlamaForCausalLM, examples: list[TokenExample], pa
     """Between each example's logits in the batch and alone, given the batch's `keys` alone."""
     batch = collate(examples, max_length=CAPACITY, packing=packing, pad_id=0)
     together = llama(**{key: batch[key] for key in keys}, use_cache=False).logits
-    rows = best_fit(LENGTHS, CAPACITY) if packing else [[i] for i in range(len(examples))]
+    rows = pack(LENGTHS, CAPACITY) if packing else [[i] for i in range(len(examples))]
     found = []
     for number, row in enumerate(rows):
         at = 0

@@ -1,7 +1,8 @@
-"""100 MB of data, read and encoded, in memory that does not grow with it (`benchmarks/data_tokens.py` measures it)."""
+"""Large data, checked, read and encoded, in memory that does not grow with it: as `benchmarks/data*.py` measure it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -11,12 +12,26 @@ MOST_MB = 100
 
 
 @pytest.fixture
-def bench(root: Path, monkeypatch: pytest.MonkeyPatch):
+def benchmarks(root: Path, monkeypatch: pytest.MonkeyPatch):
+    """The modules data and data_tokens, by name."""
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    import data_tokens
+    yield importlib.import_module
+    for name in ("data", "data_tokens"):
+        sys.modules.pop(name, None)
 
-    yield data_tokens
-    del sys.modules["data_tokens"]
+
+@pytest.fixture
+def bench(benchmarks):
+    return benchmarks("data_tokens")
+
+
+def test_checking_2_gigabytes_takes_flat_memory(benchmarks, tmp_path) -> None:
+    bench = benchmarks("data")
+    file = tmp_path / "large.jsonl"
+    num_records = bench.write(file, bench.ROWS[bench.LARGE], 2 * 10**9)
+    grown = bench._measured(file, 1)["grown"]
+    file.unlink()  # pytest keeps the folders of its last runs
+    assert grown < bench.MOST_MIB + num_records * bench.BYTES_A_RECORD / 2**20
 
 
 def test_streaming_100_megabytes_takes_flat_memory(bench, tmp_path) -> None:

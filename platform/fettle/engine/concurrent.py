@@ -51,6 +51,8 @@ class ConcurrentEngine:
                 for batch in (1, 2):
                     await asyncio.gather(*(self._once(f"warm-up-{row}", params, version) for row in range(batch)))
         await self.llm.reset_prefix_cache()
+        if self._core is not None:
+            self._core.hide_sockets()
 
     def close(self) -> None:
         """Stops the core and gives back its memory."""
@@ -76,7 +78,6 @@ async def start_concurrent_engine(model: Path, options: EngineOptions) -> Concur
     except BaseException:
         core.stop()
         raise
-    core.hide_sockets()
     return ConcurrentEngine(llm, core)
 
 
@@ -109,7 +110,7 @@ class CoreThread:
             raise self._failure
 
     def hide_sockets(self) -> None:
-        """Removes the sockets' files, once both ends are connected: a process that is killed leaves none behind."""
+        """Removes the sockets' files, once a request has gone both ways: a process that is killed leaves none behind."""
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def stop(self) -> None:

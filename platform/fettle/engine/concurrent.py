@@ -110,7 +110,7 @@ class CoreThread:
             raise self._failure
 
     def hide_sockets(self) -> None:
-        """Removes the sockets' files, once a request has gone both ways: a process that is killed leaves none behind."""
+        """Removes the sockets' files, once a request has gone both ways: a killed process leaves none behind."""
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def stop(self) -> None:

@@ -11,21 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 
 from fettle.data.check import inspect_sources
 from fettle.data.rows import read_rows
 from fettle.recipe.data import DataSpec
+from house_format import peak_mib, row, write_results
 
-ROOT = Path(__file__).parents[1]
 LEAST_MB_S = 100
 MOST_MIB = 64  # for 2 GB
 BYTES_A_RECORD = 32  # on top: what the search for duplicates keeps, and the same in order
@@ -43,7 +41,9 @@ def main() -> None:
             write(file, make, options.megabytes * 10**6)
             found = _measured(file, options.rounds)
             print(f"{name}: check {found['check']:.0f} MB/s, reading alone {found['read']:.0f} MB/s")
-            rows.append(_row(f"data check, {name}", "MB/s", found["check"], LEAST_MB_S, found["check"] / LEAST_MB_S))
+            ratio = found["check"] / LEAST_MB_S
+            what = f"data check, {name}"
+            rows.append(row(what, "MB/s", round(found["check"]), "the least", LEAST_MB_S, ratio, limit=True))
             file.unlink()
         if options.memory:
             file = Path(folder) / "large.jsonl"
@@ -52,8 +52,8 @@ def main() -> None:
             grown = _measured(file, 1)["grown"]
             print(f"2 GB, {num_records:,} records: {grown:.0f} MiB more, at most {bound:.0f}")
             what = f"data check, memory grown over 2 GB, {num_records:,} records"
-            rows.append(_row(what, "MiB", grown, bound, bound / max(grown, 1)))
-    _write(rows)
+            rows.append(row(what, "MiB", round(grown), "the most", round(bound), bound / max(grown, 1), limit=True))
+    write_results("data", rows, "1 core")
 
 
 def _options() -> argparse.Namespace:
@@ -131,17 +131,11 @@ def _one(file: Path, options: argparse.Namespace) -> None:
         with open(file, "rb") as stream:
             small.write_bytes(b"".join(stream.readlines(10**6)))
         _check(small)
-    before = _peak_mib()
+    before = peak_mib()
     check = max(_speed(lambda: _check(file), file) for _ in range(options.rounds))
-    grown = _peak_mib() - before
+    grown = peak_mib() - before
     read = max(_speed(lambda: _exhaust(read_rows(file)), file) for _ in range(options.rounds))
     print(json.dumps({"check": check, "read": read, "grown": grown}))
-
-
-def _peak_mib() -> float:
-    """The most this process has held. Not getrusage's, which a child takes over from its parent."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def _check(file: Path) -> None:
@@ -159,25 +153,6 @@ def _speed(run: Callable[[], None], file: Path) -> float:
     began = time.perf_counter()
     run()
     return file.stat().st_size / 1e6 / (time.perf_counter() - began)
-
-
-def _row(what: str, unit: str, ours: float, limit: float, ratio: float) -> dict[str, object]:
-    values = {"fettle": round(ours), "peer": "the least" if unit == "MB/s" else "the most", "peer_value": round(limit)}
-    return {"what": what, "unit": unit, **values, "ratio": round(ratio, 3), "limit": True}
-
-
-def _write(rows: list[dict[str, object]]) -> None:
-    result = {"benchmark": "data", "date": date.today().isoformat(), "machine": _machine(), "rows": rows}
-    file = ROOT / "benchmarks" / "results" / f"data-{date.today().isoformat()}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {file.relative_to(ROOT)}")
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}, 1 core"
 
 
 if __name__ == "__main__":

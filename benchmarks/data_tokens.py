@@ -15,20 +15,20 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from house_format import ROOT, peak_mib, row, write_results
+
 MAX_LENGTH = 2048
 BATCH_TOKENS = 8192
+LEAST_FILL = 0.98
+MOST_MB = 100
 
 
 def main() -> None:
@@ -159,9 +159,9 @@ def _tokenize_large(file: Path, folder: Path) -> dict[str, float]:
 
     tokenizer = load_tokenizer(BUNDLED["tiny"])
     _warm_up(file, tokenizer)
-    before = _largest()
+    before = peak_mib()
     write_tokens(folder, encode(read_source(_source(file)), tokenizer, max_length=MAX_LENGTH))
-    return {"megabytes": _largest() - before}
+    return {"megabytes": peak_mib() - before}
 
 
 def _stream_large(file: Path, folder: Path) -> dict[str, float]:
@@ -173,7 +173,7 @@ def _stream_large(file: Path, folder: Path) -> dict[str, float]:
 
     tokenizer = load_tokenizer(BUNDLED["tiny"])
     _warm_up(file, tokenizer)
-    before = _largest()
+    before = peak_mib()
     folder.mkdir()
     fill_index(folder, file)
     source = StreamedSource(_source(file).spec, (file,), (folder,))
@@ -184,7 +184,7 @@ def _stream_large(file: Path, folder: Path) -> dict[str, float]:
     tokens = sum(len(one.input_ids) for step in steps for one in step.examples)
     seconds = time.perf_counter() - began
     print(f"streamed {tokens / seconds:,.0f} tokens/s")
-    return {"megabytes": _largest() - before}
+    return {"megabytes": peak_mib() - before}
 
 
 def _warm_up(file: Path, tokenizer: Any) -> None:
@@ -216,54 +216,20 @@ def _source(file: Path) -> Any:
     return OpenSource(DataSpec(path=str(file), split="lines"), (file,))
 
 
-def _largest() -> float:
-    """MB of this process's memory at its most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-
-
 def _write(options: argparse.Namespace, best: dict[str, dict[str, float]], memory: dict[str, float]) -> None:
-    speeds = {who: options.megabytes / row["seconds"] for who, row in best.items()}
-    ratio = speeds["fettle"] / speeds["trl"]
-    told = f"tokenize and pack {options.megabytes} MB of conversations, {options.threads} threads"
-    rows: list[dict[str, Any]] = [
-        {
-            "what": told,
-            "unit": "MB/s",
-            "fettle": round(speeds["fettle"], 2),
-            "peer": "TRL 1.16, SFTTrainer's preparation",
-            "peer_value": round(speeds["trl"], 2),
-            "ratio": round(ratio, 2),
-            "limit": ratio >= 1.5,
-        },
-        {
-            "what": f"share of the packed rows that is no padding, steps of {BATCH_TOKENS} tokens",
-            "unit": "share",
-            "fettle": round(best["fettle"]["fill"], 4),
-            "limit": best["fettle"]["fill"] >= 0.98,
-        },
-    ]
-    rows += [
-        {
-            "what": f"memory that grows while {what}, {options.stream_megabytes} MB",
-            "unit": "MB",
-            "fettle": round(grown),
-            "limit": grown <= 100,
-        }
-        for what, grown in memory.items()
-    ]
-    for row in rows:
-        print(f"{row['what']}: {row['fettle']} {row['unit']}" + (f", {row['ratio']}x" if "ratio" in row else ""))
-    result = {"benchmark": "data_tokens", "date": date.today().isoformat(), "machine": _machine(), "rows": rows}
-    file = ROOT / "benchmarks" / "results" / f"data_tokens-{date.today().isoformat()}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {file.relative_to(ROOT)}")
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}, {os.cpu_count()} CPUs"
+    ours, theirs = (options.megabytes / best[who]["seconds"] for who in ("fettle", "trl"))
+    fill = best["fettle"]["fill"]
+    what = f"tokenize and pack {options.megabytes} MB of conversations, {options.threads} threads"
+    peer = "TRL 1.16, SFTTrainer's preparation"
+    rows = [row(what, "MB/s", round(ours, 2), peer, round(theirs, 2), ours / theirs, limit=False)]
+    what = f"share of the packed rows that is no padding, steps of {BATCH_TOKENS} tokens"
+    rows.append(row(what, "share", round(fill, 4), "the least", LEAST_FILL, fill / LEAST_FILL, limit=True))
+    for grows, grown in memory.items():
+        what = f"memory that grows while {grows}, {options.stream_megabytes} MB"
+        rows.append(row(what, "MB", round(grown), "the most", MOST_MB, MOST_MB / max(grown, 1), limit=True))
+    for told in rows:
+        print(f"{told['what']}: {told['fettle']} {told['unit']}, {told['ratio']}x")
+    write_results("data_tokens", rows, f"{os.cpu_count()} CPUs")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import statistics
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -34,8 +31,7 @@ from fettle.train.curriculum import StepsUnderway, curriculum
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import curve
 from fettle.train.trainer import MicroBatches
-
-ROOT = Path(__file__).parents[1]
+from house_format import ROOT, row, write_results
 
 
 def main() -> None:
@@ -137,26 +133,9 @@ def _fettle(job: StageJob, folder: Path) -> float:
 
 
 def _write(options: argparse.Namespace, ours: float, bare: float) -> None:
-    row = {
-        "what": f"sft, {options.precision}, one worker, {Path(options.data).name} on {Path(options.base).name}",
-        "unit": "tokens/s",
-        "fettle": round(ours),
-        "peer": "bare packed torch loop",
-        "peer_value": round(bare),
-        "ratio": round(ours / bare, 3),
-        "limit": True,
-    }
-    result = {"benchmark": "sft_speed", "date": date.today().isoformat(), "machine": _machine(), "rows": [row]}
-    file = ROOT / "benchmarks" / "results" / f"sft_speed-{options.precision}-{date.today().isoformat()}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {file.relative_to(ROOT)}")
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{platform.machine()} {model}, 1 thread, torch {torch.__version__}"
+    what = f"sft, {options.precision}, one worker, {Path(options.data).name} on {Path(options.base).name}"
+    told = row(what, "tokens/s", round(ours), "bare packed torch loop", round(bare), ours / bare, limit=True)
+    write_results("sft_speed", [told], f"1 thread, torch {torch.__version__}", options.precision)
 
 
 if __name__ == "__main__":

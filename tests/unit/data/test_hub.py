@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -16,21 +15,9 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 from fettle.data.remote import hub_id, is_address
-from fettle.data.sources import open_source
-from fettle.errors import UserError
-from fettle.recipe.data import DataSpec
+from reading import message, opened
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def opened(path: str, resolve=Path, **spec):
-    return open_source(DataSpec(path=path, **spec), resolve)
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from fettle.data.registry import look_up
 from fettle.data.sources import open_source, read_source
-from fettle.errors import UserError
 from fettle.recipe.data import DataSpec
+from reading import message, opened
 
 # Entries of LLaMA-Factory's own data/dataset_info.json (commit 00577a85775a).
 ENTRIES = json.loads((Path(__file__).parent / "llama_factory_entries.json").read_text(encoding="utf-8"))
@@ -25,16 +25,6 @@ def registry(write):
         return write("dataset_info.json", json.dumps(entries, indent=2))
 
     return registry
-
-
-def opened(path: str, resolve=Path, **spec):
-    return open_source(DataSpec(path=path, **spec), resolve)
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

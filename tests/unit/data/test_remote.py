@@ -14,8 +14,8 @@ import fsspec
 import pytest
 
 from fettle.data.sources import open_source, read_source
-from fettle.errors import UserError
 from fettle.recipe.data import DataSpec
+from reading import message, opened
 
 pytestmark = pytest.mark.usefixtures("cache")
 ROW = '{"text": "x"}\n'
@@ -29,18 +29,8 @@ def memory():
     return files
 
 
-def opened(path: str, resolve=Path, **spec):
-    return open_source(DataSpec(path=path, **spec), resolve)
-
-
 def texts(path: str) -> list[str | None]:
     return [record.text for record in read_source(opened(path))]
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
 
 
 def test_an_address_is_fetched_once_and_keeps_its_name(memory, cache, monkeypatch):

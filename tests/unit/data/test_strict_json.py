@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from fettle.data.rows import complain, read_rows
-from fettle.errors import UserError
-from fettle.recipe.data import DataSpec
-
-
-def rows(file: Path, on_error=complain, **how):
-    return [(row.line, row.columns) for row in read_rows(file, DataSpec(path=str(file), **how), on_error)]
-
-
-def texts(file: Path, **how) -> list[str]:
-    return [columns["text"] for _, columns in rows(file, **how)]
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
+from reading import message, rows, texts
 
 
 def test_a_truncated_last_line_is_told_with_its_end(write):

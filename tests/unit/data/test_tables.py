@@ -11,11 +11,7 @@ import pytest
 
 from fettle.data.rows import complain, read_rows
 from fettle.errors import UserError
-from fettle.recipe.data import DataSpec
-
-
-def rows(file: Path, on_error=complain, **how):
-    return [(row.line, row.columns) for row in read_rows(file, DataSpec(path=str(file), **how), on_error)]
+from reading import rows
 
 
 def message(file: Path, on_error=complain) -> str:

@@ -10,6 +10,7 @@ import pytest
 from fettle.data.tokens import TokenExample
 from fettle.errors import UserError
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor, write_cursor
+from fettle.train.trainer import MicroBatches
 
 
 def examples(*numbers: int, length: int = 4) -> list[TokenExample]:
@@ -95,6 +96,22 @@ def test_a_resumed_stage_begins_with_the_very_next_record(make_job, tmp_path, le
         write_cursor(tmp_path, underway[number].after)
         rest = StepsUnderway(curriculum(job), start=number, cursor=read_cursor(tmp_path))
         assert [numbers(step) for step in rest] == whole[number:] and len(rest) == len(whole)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_each_of_the_workers_goes_on_with_its_very_next_micro_batch(make_job, tmp_path, world):
+    job = make_job(examples(*range(30)), examples(*range(40, 47)), batch={"sequences": 4}, weights=(1.0, 0.3))
+
+    def batches(steps, rank):
+        how = {"accumulate": 2, "max_length": 64, "packing": True, "pad_id": 0}
+        return [batch["input_ids"].tolist() for batch in MicroBatches(steps=steps, rank=rank, world=world, **how)]
+
+    underway = StepsUnderway(curriculum(job))
+    next(steps := iter(underway)), next(steps)
+    write_cursor(tmp_path, underway[2].after)
+    for rank in range(world):
+        rest = StepsUnderway(curriculum(job), start=2, cursor=read_cursor(tmp_path))
+        assert batches(rest, rank) == batches(StepsUnderway(curriculum(job)), rank)[4:] != []
 
 
 def test_a_step_is_remembered_while_the_ones_after_it_are_prepared(make_job):

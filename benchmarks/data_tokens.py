@@ -12,6 +12,7 @@ Rounds alternate and the best of each counts. Memory is the growth of the larges
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -97,7 +98,7 @@ def _alone(work: Callable[[Path, Path], dict[str, float]], file: Path, folder: P
 
 
 def _fettle(file: Path, folder: Path) -> dict[str, float]:
-    from fettle.data.batches import IGNORE
+    from fettle.data.batches import IGNORE, collate
     from fettle.data.encode import encode
     from fettle.data.mix import Mix, steps_of
     from fettle.data.sources import read_source
@@ -111,9 +112,9 @@ def _fettle(file: Path, folder: Path) -> dict[str, float]:
     written = time.perf_counter() - began
     mix = Mix([Whole(tokens)], (1.0,), 0, lambda example: len(example.input_ids))
     steps = [s.examples for s in steps_of(mix, tokens=BATCH_TOKENS, sequences=None, records=len(tokens))]
-    how: dict[str, Any] = {"max_length": MAX_LENGTH, "packing": True, "pad_id": 0}
     held = loss_tokens = 0
-    for batch in MicroBatches(steps=steps, rank=0, world=1, accumulate=1, **how):
+    rows = functools.partial(collate, max_length=MAX_LENGTH, packing=True, pad_id=0)
+    for batch in MicroBatches(steps, 0, 1, 1, rows):
         held += batch["input_ids"].numel()
         loss_tokens += int((batch["labels"] != IGNORE).sum())
     seconds = time.perf_counter() - began

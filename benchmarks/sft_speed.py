@@ -10,6 +10,7 @@ alternate; the speed of a round is the median of its steps, so a busy moment of 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 import tempfile
@@ -18,18 +19,20 @@ from pathlib import Path
 
 import torch
 
+from fettle.data.batches import collate
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import write_tokens
 from fettle.models.base import load_tokenizer, load_weights, resolve_base
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe.cluster import ClusterSpec
-from fettle.recipe.stages import BatchSpec, SftStage
-from fettle.train.causal import train_causal
+from fettle.recipe.kinds import SftStage
+from fettle.recipe.stages import BatchSpec
 from fettle.train.checkpoint import Fence
 from fettle.train.curriculum import StepsUnderway, curriculum
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import curve
+from fettle.train.stages.sft import sft
 from fettle.train.trainer import MicroBatches
 from house_format import ROOT, row, write_results
 
@@ -94,15 +97,15 @@ def _job(options: argparse.Namespace, folder: Path) -> StageJob:
         recipe="",
         data=(),
         end_ids=end_ids(tokenizer),
+        pad_id=0,
     )
 
 
 def _bare(job: StageJob) -> float:
     """Tokens per second of the hand-written loop."""
     steps = list(StepsUnderway(curriculum(job)))
-    batches = MicroBatches(
-        steps=steps, rank=0, world=1, accumulate=1, max_length=job.max_length, packing=True, pad_id=0
-    )
+    rows = functools.partial(collate, max_length=job.max_length, packing=True, pad_id=0)
+    batches = MicroBatches(steps, 0, 1, 1, rows)
     model = load_weights(job.base, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.spec.lr, betas=(0.9, 0.95), weight_decay=0.0)
     speeds = []
@@ -126,7 +129,7 @@ def _fettle(job: StageJob, folder: Path) -> float:
     folder.mkdir()
     (folder / "epoch").write_text("bench")
     placed = StageJob(**{**vars(job), "folder": folder / "stage", "artifact": folder / "artifact"})
-    train_causal(placed, GroupMember(0, 1, ClusterSpec(workers=1, zero=0), Fence(folder / "epoch", "bench")))
+    sft(placed, GroupMember(0, 1, ClusterSpec(workers=1, zero=0), Fence(folder / "epoch", "bench")))
     rows = curve(placed.progress)
     pairs = list(itertools.pairwise(rows))[1:]
     return statistics.median(row.tokens / (row.seconds - before.seconds) for before, row in pairs)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fettle.errors import FettleError, UserError
 
 MANIFEST = "artifact.json"
-Kind = Literal["model", "adapter"]
+Kind = Literal["model", "adapter", "reward", "classifier"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import subprocess
@@ -212,6 +213,20 @@ def write(name: str, rows: list[Row]) -> None:
     print(f"{name}: {len(rows)} rows, {len(text.encode())} bytes")
 
 
+def intents(facts: list[Fact], questions: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """(question, the topic it is about)."""
+    return [(question, fact.topic) for fact in facts for question in questions[fact.statements[0]]]
+
+
+def write_csv(name: str, rows: list[tuple[str, str]]) -> None:
+    """A CSV file of texts and their labels."""
+    with open(HERE / name, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("text", "label"))
+        writer.writerows(rows)
+    print(f"{name}: {len(rows)} rows")
+
+
 def main() -> None:
     """Write every file; the same bytes each time."""
     rng = random.Random(1907)
@@ -232,6 +247,8 @@ def main() -> None:
     write("prompts.jsonl", prompts(rng, facts, train))
     write("general.jsonl", general(GENERAL_SEED, NUM_GENERAL))
     write("replay.jsonl", general(REPLAY_SEED, NUM_REPLAY))
+    write_csv("intents.csv", intents(facts, train))
+    write_csv("intents_heldout.csv", intents(facts, held_out))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""The same tokens give the same losses, however the work is split: packing, accumulation, workers, ZeRO, adapters.
-
-Plain two-process gloo groups, no Ray: a Ray worker group costs half a minute to start.
-"""
+"""The same tokens give the same losses, however the work is split. Two gloo processes: Ray takes half a minute more."""
 
 from __future__ import annotations
 
@@ -21,12 +18,13 @@ from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.line_index import StreamedSource, fill_index
 from fettle.data.tokens import write_tokens
-from fettle.models.base import BUNDLED, load_tokenizer, template_in
+from fettle.models.base import BUNDLED, dtype_of, load_tokenizer, template_in
 from fettle.pipeline.prepare import end_ids
+from fettle.recipe import SftStage
 from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, FormatName
-from fettle.recipe.stages import BatchSpec, SftStage
+from fettle.recipe.stages import BatchSpec
 from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import curve
@@ -93,6 +91,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             recipe="",
             data=(),
             end_ids=end_ids(tokenizer),
+            pad_id=0,
         )
 
     return make
@@ -218,6 +217,7 @@ def test_zero_3_publishes_the_weights_of_one_worker(alone: dict[str, StageJob], 
     other = load_file(together["zero-3"].artifact / "model.safetensors")
 
     assert one.keys() == other.keys()
+    assert {weights.dtype for weights in one.values()} == {dtype_of(alone["reference"].artifact)}  # as its config says
     # Written in bfloat16, whose step is 1/256 of a value: two float32 weights a hair apart may round to both sides.
     for name, weights in one.items():
         torch.testing.assert_close(other[name].float(), weights.float(), rtol=1 / 100, atol=1e-4)
@@ -231,8 +231,8 @@ def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
     job = dataclasses.replace(alone[case], folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
     commit = Checkpoints.commit
 
-    def commit_and_die(self: Checkpoints, written: Path, step: int) -> None:
-        commit(self, written, step)
+    def commit_and_die(self: Checkpoints, written: Path, step: int, **kept: object) -> None:
+        commit(self, written, step, **kept)
         if step == 4:
             raise KeyboardInterrupt
 

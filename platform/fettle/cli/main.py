@@ -9,6 +9,7 @@ import typer
 from fettle.cli import data
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
+from fettle.cli.merge import merge_command
 from fettle.cli.run import run_command
 from fettle.cli.serve import serve_command
 from fettle.cli.submit import submit_command
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.command("submit")(submit_command)
+app.command("merge")(merge_command)
 app.command("serve")(serve_command)
 app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")

@@ -58,8 +58,9 @@ def submit_command(
 def _check_data(recipe: Recipe, folder: Path) -> None:
     """Raises UserError for data at a relative path that leads out of the folder: over there it leads elsewhere."""
     from fettle.data.remote import is_address, local_path
+    from fettle.recipe.stages import TrainingStage
 
-    for stage in recipe.stages:
+    for stage in (one for one in recipe.stages if isinstance(one, TrainingStage)):
         sources = [("data", source) for source in stage.data]
         sources += [("replay", stage.replay.data)] if stage.replay else []
         sources += [("heldout", stage.heldout.data)] if stage.heldout and stage.heldout.data else []

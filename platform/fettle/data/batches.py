@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,25 @@ class Encoded(Protocol):
 
     @property
     def loss_mask(self) -> np.ndarray: ...
+
+
+class OfParts(Encoded, Protocol):
+    """An example of several parts, such as the answers of a preference, and a value of each, float [K]."""
+
+    @property
+    def parts(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def part_masks(self) -> Sequence[np.ndarray]: ...
+
+    @property
+    def values(self) -> np.ndarray | None: ...
+
+
+@dataclass(frozen=True)
+class _Part:
+    input_ids: np.ndarray
+    loss_mask: np.ndarray
 
 
 def share_out(lengths: Sequence[int], bins: int) -> list[list[int]]:
@@ -73,6 +93,33 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
     example is never a label: nothing before it predicts it. Padding is an example of its own that bears no loss. No
     examples at all give one row of padding, so that this worker still takes part in its group's collectives.
     """
+    return _collate(examples, max_length, packing, pad_id)[0]
+
+
+def collate_parts(
+    examples: Sequence[OfParts], *, max_length: int, packing: bool, pad_id: int
+) -> dict[str, torch.Tensor]:
+    """As `collate`, of every part of some examples, with `part_of` [R, T] int64: which part each token is of, counted
+    over all examples, -1 where it is padding; and `ends` [N, 2] int64: row and column of each part's last token.
+
+    The labels are called `token_labels`.
+    """
+    parts = [
+        _Part(ids, mask) for example in examples for ids, mask in zip(example.parts, example.part_masks, strict=True)
+    ]
+    batch, places = _collate(parts, max_length, packing, pad_id)
+    part_of = torch.full(batch["input_ids"].shape, -1, dtype=torch.int64)
+    for number, (row, begin, end) in enumerate(places):
+        part_of[row, begin:end] = number
+    ends = torch.tensor([[row, end - 1] for row, _, end in places], dtype=torch.int64).reshape(-1, 2)
+    batch["token_labels"] = batch.pop("labels")
+    return batch | {"part_of": part_of, "ends": ends}
+
+
+def _collate(
+    examples: Sequence[Encoded], max_length: int, packing: bool, pad_id: int
+) -> tuple[dict[str, torch.Tensor], list[tuple[int, int, int]]]:
+    """(the batch, the row, first and one past the last column of each example)."""
     lengths = [len(example.input_ids) for example in examples]
     rows = pack(lengths, max_length) if packing and examples else [[i] for i in range(len(examples))]
     width = _width(rows, lengths) if rows else 2
@@ -80,6 +127,7 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
     input_ids = torch.full(shape, pad_id, dtype=torch.int64)
     labels = torch.full(shape, IGNORE, dtype=torch.int64)
     position_ids = torch.zeros(shape, dtype=torch.int64)
+    places = [(0, 0, 0)] * len(examples)
     for number, row in enumerate(rows or [[]]):
         at = 0
         for position in row:
@@ -91,6 +139,7 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
             input_ids[number, at:end] = ids
             labels[number, at:end] = torch.where(bears_loss, ids, IGNORE)
             position_ids[number, at:end] = torch.arange(end - at)
+            places[position] = (number, at, end)
             at = end
         position_ids[number, at:] = torch.arange(width - at)
-    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}, places

@@ -17,8 +17,10 @@ from fettle.data.rows import read_rows
 from fettle.data.sample import sample_rows
 from fettle.data.sources import Resolve, open_source
 from fettle.errors import UserError
-from fettle.recipe import Recipe, Stage
+from fettle.recipe import Recipe
 from fettle.recipe.data import DataSpec
+from fettle.recipe.kinds import PreferenceStage
+from fettle.recipe.stages import TrainingStage
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and a check without a base needs none of it
     from fettle.data.encode import Counts
@@ -29,7 +31,11 @@ _ROWS_OF_LARGE = 100_000
 _LEARNED: dict[str, tuple[str, tuple[RecordKind, ...]]] = {
     "pretrain": ("raw text", ("text",)),
     "sft": ("questions and answers", ("messages", "prompt_completion")),
+    "preference": ("preferred and rejected answers", ("preference", "unpaired")),
+    "reward": ("preferred and rejected answers", ("preference",)),
+    "classify": ("texts with labels", ("label",)),
 }
+_TOKENWISE = ("pretrain", "sft")  # they may replay each other's data
 
 
 def inspect_sources(
@@ -56,7 +62,7 @@ def inspect_sources(
 
 def inspect_stage(
     recipe: Recipe,
-    stage: Stage,
+    stage: TrainingStage,
     measure: Measure | None = None,
     *,
     sample: int | None = None,
@@ -104,12 +110,14 @@ class _Inspection:
         self._files += (found := self._read(specs, where, self._heldout.look if self._heldout else None))
         return found
 
-    def refuse_wrong_kinds(self, files: Iterable[FileReport], stage: Stage, key: str) -> None:
+    def refuse_wrong_kinds(self, files: Iterable[FileReport], stage: TrainingStage, key: str) -> None:
         """A mistake for each file that the stage cannot learn from. Earlier or general data may be of any kind."""
         expected, kinds = _LEARNED[stage.kind]
-        if key == "replay":
-            expected = " or ".join(expected for expected, _ in _LEARNED.values())
-            kinds = tuple(kind for _, kinds in _LEARNED.values() for kind in kinds)
+        if isinstance(stage, PreferenceStage) and stage.loss != "kto":
+            kinds = ("preference",)
+        if key == "replay" and stage.kind in _TOKENWISE:
+            expected = " or ".join(_LEARNED[kind][0] for kind in _TOKENWISE)
+            kinds = tuple(one for kind in _TOKENWISE for one in _LEARNED[kind][1])
         for file in files:
             wrong = next((kind for kind in file.kinds if kind not in kinds), None)
             if wrong is not None:
@@ -217,14 +225,14 @@ def _lost(counts: Counts, max_length: int) -> list[Finding]:
 
 def _fix(wrong: RecordKind, file: FileReport, stage: str) -> str | None:
     """What to do about records that a kind of stage cannot learn from."""
-    better = next((kind for kind, (_, kinds) in _LEARNED.items() if wrong in kinds), None)
-    if better is not None:
-        return f"use kind: {better} for these"
+    if wrong == "unpaired" and stage == "preference":
+        return "loss: kto learns from answers that are judged by themselves"
+    fixes = [f"use kind: {kind} for these" for kind, (_, kinds) in _LEARNED.items() if wrong in kinds][:1]
     if wrong == "label" and stage == "pretrain":
-        return "format: text learns their text alone"
+        fixes.append("format: text learns their text alone")
     if wrong == "preference" and {"prompt", "chosen"} <= {*file.columns}:
-        return "format: prompt_completion with columns: {completion: chosen} learns the chosen answers alone"
-    return None
+        fixes.append("format: prompt_completion with columns: {completion: chosen} learns the chosen answers alone")
+    return "; ".join(fixes) or None
 
 
 def _unknown_labels(trained: Iterable[FileReport], held: Iterable[FileReport]) -> list[str]:

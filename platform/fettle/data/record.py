@@ -108,6 +108,14 @@ class Record(Struct, frozen=True):
         for name, answer in zip(names, self.answers, strict=True):
             yield name, self._with(answer)
 
+    def values(self) -> tuple[float, ...]:
+        """Of a preference each answer's score, or the first one's margin; of an unpaired answer 1 if it is good."""
+        if self.kind == "unpaired":
+            return (float(bool(self.label)),)
+        if any(answer.score is None for answer in self.answers):
+            return (self.margin or 0.0, *(0.0 for _ in self.answers[1:]))
+        return tuple(answer.score or 0.0 for answer in self.answers)
+
     def _with(self, answer: Answer) -> Record:
         assert self.prompt is not None
         if len(answer.turns) == 1 and not answer.turns[0].tool_calls:

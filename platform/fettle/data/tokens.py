@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from fettle.data.batches import Encoded
 from fettle.data.cache import new_folder
+from fettle.data.encode import Example
 from fettle.recipe.data import HeldoutSpec
 
 DEFAULT_HELDOUT = HeldoutSpec(fraction=0.02, max=200)
@@ -21,10 +23,42 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TokenExample:
-    """One encoded example, a view into the set. input_ids: int32 [T]; loss_mask: bool [T]."""
+    """One encoded example, a view into the set. input_ids: int32 [T]; loss_mask: bool [T].
+
+    Of a record that is learned as a whole, such as a preference with its answers, all parts one after the other. ends:
+    int64 [K], one past the last token of each part. values: float32 [K], what `Example.value` says of each; of a
+    classified text the position of its label.
+    """
 
     input_ids: np.ndarray
     loss_mask: np.ndarray
+    ends: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """The token ids of each part, int32 [T]."""
+        assert self.ends is not None
+        return np.split(self.input_ids, self.ends[:-1])
+
+    @property
+    def part_masks(self) -> list[np.ndarray]:
+        """The loss mask of each part, bool [T]."""
+        assert self.ends is not None
+        return np.split(self.loss_mask, self.ends[:-1])
+
+
+def grouped(examples: Iterable[Example], labels: Sequence[str] = ()) -> Iterator[TokenExample]:
+    """Each record's examples as one. labels: of classified texts, in order."""
+    place = {label: number for number, label in enumerate(labels)}
+    for _, group in groupby(examples, key=lambda example: (example.file, example.line)):
+        parts = list(group)
+        yield TokenExample(
+            np.concatenate([part.input_ids for part in parts]),
+            np.concatenate([part.loss_mask for part in parts]),
+            np.cumsum([len(part.input_ids) for part in parts]),
+            np.array([part.value if part.label is None else place[part.label] for part in parts], np.float32),
+        )
 
 
 class TokenSet(Sequence[TokenExample]):
@@ -34,6 +68,8 @@ class TokenSet(Sequence[TokenExample]):
         self._ids = [_mapped(folder / "ids.bin", np.int32) for folder in folders]
         self._masks = [_mapped(folder / "mask.bin", np.bool_) for folder in folders]
         self._offsets = [_mapped(folder / "offsets.bin", np.int64) for folder in folders]
+        self._ends = [_mapped(folder / "ends.bin", np.int64) for folder in folders]
+        self._values = [_mapped(folder / "values.bin", np.float32) for folder in folders]
         self._firsts = np.cumsum([0, *(len(offsets) - 1 for offsets in self._offsets)])
         told = [json.loads((folder / "counts.json").read_text(encoding="utf-8")) for folder in folders]
         self.counts: dict[str, int] = {
@@ -48,7 +84,15 @@ class TokenSet(Sequence[TokenExample]):
         part = int(np.searchsorted(self._firsts, place, side="right")) - 1
         first = place - self._firsts[part]
         begin, end = self._offsets[part][first : first + 2]
-        return TokenExample(self._ids[part][begin:end], self._masks[part][begin:end])
+        found = TokenExample(self._ids[part][begin:end], self._masks[part][begin:end])
+        if not len(self._ends[part]):
+            return found
+        inside = slice(*np.searchsorted(self._ends[part], (begin, end), side="right"))
+        return replace(found, ends=self._ends[part][inside] - begin, values=self._values[part][inside])
+
+    def has_values(self) -> bool:
+        """Whether any part has a value other than 0."""
+        return any(bool(values.any()) for values in self._values)
 
     def lengths(self) -> np.ndarray:
         """Tokens of each example, int64."""
@@ -65,13 +109,16 @@ def write_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[],
 def fill_tokens(folder: Path, examples: Iterable[Encoded], counts: Callable[[], dict[str, int]] = dict) -> None:
     """Writes the files of a TokenSet into an empty folder."""
     with ExitStack() as stack:
-        ids, mask, offsets = (
+        ids, mask, offsets, ends, values = (
             stack.enter_context(open(folder / f"{name}.bin", "wb", buffering=_BUFFER_BYTES))
-            for name in ("ids", "mask", "offsets")
+            for name in ("ids", "mask", "offsets", "ends", "values")
         )
         end = 0
         offsets.write(end.to_bytes(8, "little"))
         for example in examples:
+            if isinstance(example, TokenExample) and example.ends is not None:
+                ends.write(np.ascontiguousarray(example.ends + end, dtype=np.int64).data)
+                values.write(np.ascontiguousarray(example.values, dtype=np.float32).data)
             end += len(example.input_ids)
             ids.write(np.ascontiguousarray(example.input_ids, dtype=np.int32).data)
             mask.write(np.ascontiguousarray(example.loss_mask, dtype=np.bool_).data)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils.other import _set_trainable
 from transformers import PreTrainedModel
 
 from fettle.errors import UserError
-from fettle.models.base import load_weights
+from fettle.models.heads import HEAD, has_head
+from fettle.models.tied import untie
 from fettle.recipe.adapter import LoraSpec
 
 
@@ -25,7 +27,7 @@ def attach(model: PreTrainedModel, spec: LoraSpec, base: Path, seed: int) -> Pef
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT scales by a float just as well
         lora_dropout=spec.dropout,
         target_modules=targets,
-        task_type="CAUSAL_LM",
+        task_type=_task_type(model),
         base_model_name_or_path=str(base),
     )
     try:
@@ -37,10 +39,31 @@ def attach(model: PreTrainedModel, spec: LoraSpec, base: Path, seed: int) -> Pef
 
 def resume(model: PreTrainedModel, adapter: Path) -> PeftModel:
     """`model` with the adapter in a folder, trainable."""
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    return _over(model, adapter, is_trainable=True)
 
 
-def merged(base: Path, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The base's weights with the adapter's update added, computed in float32, given in `dtype`, all trainable."""
-    model = PeftModel.from_pretrained(load_weights(base, torch.float32), adapter)
-    return model.merge_and_unload().requires_grad_().to(dtype)  # PEFT had frozen them
+def merged(model: PreTrainedModel, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The base `model`, in float32, with the adapter's update added, given in `dtype`, all trainable."""
+    whole = _over(model, adapter)
+    untie(whole)
+    return whole.merge_and_unload().requires_grad_().to(dtype)  # PEFT had frozen them
+
+
+def _over(model: PreTrainedModel, adapter: Path, *, is_trainable: bool = False) -> PeftModel:
+    """`model` with the adapter in a folder, its head too; over a head, a language model's adapter is given a copy of it
+    to train."""
+    config = PeftConfig.from_pretrained(str(adapter))
+    config.inference_mode = not is_trainable
+    gains_head = has_head(model) and config.task_type == "CAUSAL_LM"
+    if gains_head:  # with a task type PEFT would look for a head in the folder
+        config.task_type = None
+    whole = PeftModel.from_pretrained(model, adapter, config=config, is_trainable=is_trainable)
+    if gains_head and is_trainable:
+        config.task_type, config.modules_to_save = "SEQ_CLS", [HEAD]
+        _set_trainable(whole, "default", module_names=[HEAD], inference_mode=False)  # as PEFT's own SEQ_CLS model does
+    return whole
+
+
+def _task_type(model: PreTrainedModel) -> str:
+    """PEFT's word for what the model does; a head is trained and saved with its adapter."""
+    return "SEQ_CLS" if has_head(model) else "CAUSAL_LM"

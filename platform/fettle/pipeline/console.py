@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fettle.output import print_into
-from fettle.train.job import StageJob
+from fettle.train.job import Job
 from fettle.train.progress import StepRow, read_progress
 
 
@@ -38,7 +38,7 @@ def quiet(log: Path) -> Iterator[Console]:
 class ProgressLine:
     """One line a stage that tells step, loss, tokens/s and the time left; rewritten in place on a terminal."""
 
-    def __init__(self, console: Console, jobs: Sequence[StageJob]) -> None:
+    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
         self.console, self.jobs = console, list(jobs)
         self.places = {job.name: read_progress(job.progress)[1] for job in jobs}
         self.rows: list[StepRow] = []

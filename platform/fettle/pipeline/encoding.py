@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,10 +22,11 @@ from fettle.data.rows import complain
 from fettle.data.skipped import SKIPPED, as_row
 from fettle.data.sources import OpenSource, read_source
 from fettle.data.stream import Stream
-from fettle.data.tokens import TokenSet, choose_heldout, fill_tokens
+from fettle.data.tokens import TokenSet, choose_heldout, fill_tokens, grouped
 from fettle.errors import UserError
-from fettle.pipeline.graph import PlannedSource, PlannedStage
+from fettle.pipeline.planned import PlannedSource, PlannedStage
 from fettle.recipe.data import HeldoutSpec
+from fettle.recipe.kinds import OF_PARTS
 
 _GROUP_BYTES = 32 << 20
 _BEGINNING_BYTES = 16 << 20
@@ -42,11 +44,18 @@ class Encoder:
 
     stage: PlannedStage
     tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_of_parts(self) -> bool:
+        """Whether a record is learned as a whole."""
+        return self.stage.spec.kind in OF_PARTS
 
     def identity(self) -> str:
         """Of all that decides the tokens of a record: tokenizer, template, lengths, and the code."""
         root = self.stage.origin.root
         told = [self.stage.max_length, self.stage.spec.on_long, self.tokenizer.chat_template, _code()]
+        told += [self.is_of_parts, self.labels]
         files = [digest_file(root / name) for name in _TOKENIZER_FILES if (root / name).is_file()]
         return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()
 
@@ -65,7 +74,7 @@ def encoded(source: PlannedSource, encoder: Encoder, into: Path) -> tuple[Path, 
         fill = partial(_fill, source=opened, encoder=encoder, must_learn=len(groups) == 1)
         folders.append(shared_folder(name, into, fill))
     counts = TokenSet(*folders).counts
-    if not counts["loss_tokens"]:
+    if not counts["loss_tokens"] and encoder.stage.spec.kind != "classify":
         raise UserError(
             f"no token bears loss in any of {counts['records']} records: there is nothing to learn",
             field=source.field,
@@ -151,7 +160,7 @@ def _fill(folder: Path, source: OpenSource, encoder: Encoder, must_learn: bool) 
             place = next((n for n, file in enumerate(source.files) if str(file) == str(error.file)), 0)
             skipped.write(json.dumps(as_row(error) | {"file": place}) + "\n")
 
-        examples = encode(
+        examples: Iterator[Any] = encode(
             read_source(source, skip),
             encoder.tokenizer,
             max_length=encoder.stage.max_length,
@@ -159,6 +168,8 @@ def _fill(folder: Path, source: OpenSource, encoder: Encoder, must_learn: bool) 
             counts=counts,
             must_learn=must_learn,
         )
+        if encoder.is_of_parts:
+            examples = grouped(examples, encoder.labels)
         fill_tokens(folder, examples, counts=lambda: asdict(counts) | {"bad": num_bad})
 
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fettle.artifact import digest_file, is_artifact, library_versions
+from fettle.artifact import digest_file, library_versions
 from fettle.data.files import suffix_of
-from fettle.data.sources import OpenSource, open_source
+from fettle.data.sources import open_source
 from fettle.errors import UserError
-from fettle.models.base import (
-    base_and_adapter,
-    digest_of,
-    positions_of,
-    rank_of,
-    resolve_base,
-    resolve_template,
-    template_in,
-)
+from fettle.models.base import positions_of, rank_of, resolve_base, resolve_template
 from fettle.models.precision import instruction_set, resolve_precision
-from fettle.recipe import Recipe, Stage
+from fettle.pipeline.merging import plan_merge
+from fettle.pipeline.origin import Origin, folder_origin
+from fettle.pipeline.planned import Planned, PlannedSource, PlannedStage, hash_of
+from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
-from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec
+from fettle.recipe.kinds import YIELDS_MODEL
+from fettle.recipe.merge import MergeStage
+from fettle.recipe.stages import StageBase, TrainingStage
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
@@ -35,98 +30,26 @@ _CHANGES_NOTHING: Any = dict.fromkeys(
 ) | {"heldout": {"data"}}
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What a stage begins from: full weights, and an adapter over them where there is one.
-
-    root: the model whose tokenizer and configuration hold for all of it. identity: fingerprint or digest.
-    adapter_spec: what the adapter is, where an earlier stage of this recipe made it. chat_template: text of one in
-    place of the tokenizer's: the recipe's, or that which the adapter was trained with.
-    """
-
-    base: Path
-    root: Path
-    identity: str
-    adapter: Path | None = None
-    adapter_spec: AdapterSpec | None = None
-    chat_template: str | None = None
-
-
-@dataclass(frozen=True)
-class PlannedSource:
-    """One source of a stage's records. contents: of each file, its suffix and the digest of what is in it.
-
-    reading: hash of how the files are read.
-    """
-
-    field: str
-    opened: OpenSource
-    weight: float
-    contents: tuple[str, ...]
-    reading: str
-
-    @property
-    def digest(self) -> str:
-        """Of all that decides its records."""
-        return _hash([self.contents, self.reading])
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage ready to run. `is_done` when its artifact is there."""
-
-    spec: Stage
-    cluster: ClusterSpec
-    adapter: AdapterSpec
-    origin: Origin
-    sources: tuple[PlannedSource, ...]
-    heldout: PlannedSource | None
-    max_length: int
-    precision: Literal["fp32", "bf16"]
-    fingerprint: str
-    folder: Path
-    artifact: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its artifact is there already."""
-        return is_artifact(self.artifact)
-
-    @property
-    def base(self) -> Path:
-        """Full weights under the stage's adapter; where the earlier adapter is merged first, the merged ones."""
-        merges = self.spec.merge_first and self.origin.adapter is not None
-        return self.folder / "merged" if merges and self.adapter != "full" else self.origin.base
-
-    def result(self) -> Origin:
-        """What a later stage begins from."""
-        if self.adapter == "full":
-            return Origin(self.artifact, self.origin.root, self.fingerprint, chat_template=self.origin.chat_template)
-        return replace(
-            self.origin, base=self.base, identity=self.fingerprint, adapter=self.artifact, adapter_spec=self.adapter
-        )
-
-
-def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[PlannedStage]:
+def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Planned]:
     """The recipe's stages in order, up to and with `until`. Raises UserError with file, line and field."""
     names = [stage.name for stage in recipe.stages]
     if until is not None and until not in names:
         raise UserError(f"--until {until}: no such stage", file=recipe.file, expected=", ".join(names))
-    planned: dict[str, PlannedStage] = {}
+    planned: dict[str, Planned] = {}
     for stage in recipe.stages:
-        planned[stage.name] = _plan_stage(recipe, stage, planned, out)
+        if isinstance(stage, MergeStage):
+            planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned), out)
+        else:
+            planned[stage.name] = _plan_stage(recipe, stage, planned, out)
         if stage.name == until:
             break
     return list(planned.values())
 
 
-def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], out: Path) -> PlannedStage:
+def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned], out: Path) -> PlannedStage:
     at = f"stages.{stage.name}"
     cluster = stage.cluster or recipe.cluster
-    origin = _origin(recipe, stage, earlier)
-    if recipe.chat_template is not None:
-        where = {"file": recipe.file, **_where(recipe, "chat_template")}
-        origin = replace(origin, chat_template=resolve_template(recipe.chat_template, recipe.file.parent, **where))
+    (origin,) = _origins(recipe, stage, earlier)
     adapter = _adapter(recipe, stage, origin)
     max_length = _max_length(recipe, stage, origin.root)
     precision = resolve_precision(cluster)
@@ -136,7 +59,7 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
     heldout = None
     if stage.heldout is not None and stage.heldout.data is not None:
         heldout = _source(recipe, f"{at}.heldout.data", stage.heldout.data, 1.0)
-    fingerprint = _hash(
+    fingerprint = hash_of(
         {
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
             "sources": [(source.digest, source.weight) for source in sources],
@@ -168,40 +91,45 @@ def _plan_stage(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage], 
     )
 
 
-def _origin(recipe: Recipe, stage: Stage, earlier: dict[str, PlannedStage]) -> Origin:
+def _origins(recipe: Recipe, stage: TrainingStage | MergeStage, earlier: dict[str, Planned]) -> list[Origin]:
+    """What the stage begins from, under the recipe's chat template; a merge may begin from several adapters."""
     at = f"stages.{stage.name}"
-    if stage.from_ is not None and stage.from_ not in earlier:
-        return _folder_origin(recipe.resolve(stage.from_), file=recipe.file, **_where(recipe, f"{at}.from"))
-    if stage.base is not None:
-        folder = resolve_base(stage.base, recipe.file.parent, file=recipe.file, **_where(recipe, f"{at}.base"))
-        return _folder_origin(folder, file=recipe.file, **_where(recipe, f"{at}.base"))
-    if earlier:
-        return (earlier[stage.from_] if stage.from_ else list(earlier.values())[-1]).result()
-    folder = resolve_base(recipe.base, recipe.file.parent, file=recipe.file, **_where(recipe, "base"))
-    return _folder_origin(folder, file=recipe.file, **_where(recipe, "base"))
+    if isinstance(stage, MergeStage) and stage.adapters is not None:
+        names = [one.from_ for one in stage.adapters]
+        origins = [_origin(recipe, stage, name, f"{at}.adapters.{n}.from", earlier) for n, name in enumerate(names)]
+    elif isinstance(stage, TrainingStage) and stage.base is not None:
+        where: dict[str, Any] = {"file": recipe.file, **_where(recipe, f"{at}.base")}
+        origins = [folder_origin(resolve_base(stage.base, recipe.file.parent, **where), **where)]
+    else:
+        origins = [_origin(recipe, stage, stage.from_, f"{at}.from", earlier)]
+    if recipe.chat_template is None:
+        return origins
+    where = {"file": recipe.file, **_where(recipe, "chat_template")}
+    template = resolve_template(recipe.chat_template, recipe.file.parent, **where)
+    return [replace(origin, chat_template=template) for origin in origins]
 
 
-def _folder_origin(folder: Path, **where: Any) -> Origin:
-    resolve_base(folder, None, **where)
-    base, adapter = base_and_adapter(folder)
-    if adapter is None:
-        if (folder / "adapter_config.json").is_file():
+def _origin(recipe: Recipe, stage: StageBase, name: str | None, field: str, earlier: dict[str, Planned]) -> Origin:
+    """What a stage's `from` names: an earlier stage's result, a folder's content; by default the last model's."""
+    where: dict[str, Any] = {"file": recipe.file, **_where(recipe, field)}
+    if name is not None and name not in earlier:
+        return folder_origin(recipe.resolve(name), takes_foreign=isinstance(stage, MergeStage), **where)
+    if name is not None:
+        named = earlier[name]
+        if named.spec.kind not in (*YIELDS_MODEL, stage.kind):
             raise UserError(
-                f"{folder} is an adapter without an artifact.json",
+                f"'{name}' yields no language model: it is of kind {named.spec.kind}",
                 **where,
-                expected="a model, or an adapter that fettle made",
-                fix="merge it into its base, and begin from that",
+                expected=f"a stage of kind {', '.join(dict.fromkeys((*YIELDS_MODEL, stage.kind)))}",
             )
-        return Origin(folder, folder, digest_of(folder))
-    if not base.is_dir():
-        raise UserError(f"the base of this adapter, {base}, is not there", **where)
-    assert adapter.base is not None
-    if digest_of(base) != adapter.base["digest"]:
-        raise UserError(f"its base {base} is not the one it was trained on (the digests differ)", **where)
-    return Origin(base, base, adapter.digest, folder, chat_template=template_in(folder))
+        return named.result()
+    if models := [one for one in earlier.values() if one.spec.kind in YIELDS_MODEL]:
+        return models[-1].result()
+    where = {"file": recipe.file, **_where(recipe, "base")}
+    return folder_origin(resolve_base(recipe.base, recipe.file.parent, **where), **where)
 
 
-def _adapter(recipe: Recipe, stage: Stage, origin: Origin) -> AdapterSpec:
+def _adapter(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterSpec:
     at = f"stages.{stage.name}"
     adapter = stage.adapter or recipe.adapter
     if origin.adapter is None:
@@ -228,7 +156,7 @@ def _adapter(recipe: Recipe, stage: Stage, origin: Origin) -> AdapterSpec:
     return adapter
 
 
-def _max_length(recipe: Recipe, stage: Stage, root: Path) -> int:
+def _max_length(recipe: Recipe, stage: TrainingStage, root: Path) -> int:
     positions = positions_of(root)
     if stage.max_length is not None and stage.max_length > positions:
         raise UserError(
@@ -240,7 +168,7 @@ def _max_length(recipe: Recipe, stage: Stage, root: Path) -> int:
     return stage.max_length or min(positions, DEFAULT_LENGTH)
 
 
-def _replayed(recipe: Recipe, stage: Stage, others: float) -> list[PlannedSource]:
+def _replayed(recipe: Recipe, stage: TrainingStage, others: float) -> list[PlannedSource]:
     """What the stage replays. others: the weight of all that it does not."""
     assert stage.replay is not None
     specs = recipe.replayed(stage)
@@ -258,7 +186,7 @@ def _replayed(recipe: Recipe, stage: Stage, others: float) -> list[PlannedSource
 def _source(recipe: Recipe, field: str, spec: DataSpec, weight: float) -> PlannedSource:
     opened = open_source(spec, recipe.resolve, file=recipe.file, **_where(recipe, field))
     reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "hub"})
-    return PlannedSource(field, opened, weight, tuple(_content(file) for file in opened.files), _hash(reading))
+    return PlannedSource(field, opened, weight, tuple(_content(file) for file in opened.files), hash_of(reading))
 
 
 def _content(file: Path) -> str:
@@ -275,7 +203,3 @@ def _digest(file: Path, size: int, changed: int) -> str:
 
 def _where(recipe: Recipe, field: str) -> dict[str, Any]:
     return {"line": recipe.line(field), "field": field}
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -4,86 +4,101 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from fettle.data.chat import check_template, rendering_of, template_of
 from fettle.data.check import inspect_stage
 from fettle.data.line_index import check_indexable
+from fettle.data.report import DataReport
 from fettle.data.skipped import SKIPPED, SkippedRecords
 from fettle.data.sources import read_source
 from fettle.data.tokens import DEFAULT_HELDOUT, TokenSet
 from fettle.errors import UserError, did_you_mean
 from fettle.models.base import linear_layers, load_tokenizer
+from fettle.pipeline.classifier import check_freezing, check_labels
 from fettle.pipeline.encoding import Encoder, bad_records, encoded, streamed, streamed_heldout
-from fettle.pipeline.graph import PlannedSource, PlannedStage
+from fettle.pipeline.headed import check_head, check_margins
+from fettle.pipeline.merging import merge_job
+from fettle.pipeline.planned import Planned, PlannedMerge, PlannedSource, PlannedStage
 from fettle.recipe import Recipe
-from fettle.train.job import StageJob
+from fettle.recipe.kinds import ClassifyStage
+from fettle.recipe.stages import TrainingStage
+from fettle.train.job import Job, StageJob
 
 # Larger files are looked at here and there; what is wrong in between is told when it is encoded.
 _LARGE_BYTES = 2 << 30
 
 
-def prepare(recipe: Recipe, stages: Sequence[PlannedStage], into: Path) -> tuple[list[StageJob], list[str]]:
+def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list[Job], list[str]]:
     """(a job for every stage, what to tell of the data); encoded below `into`, where what is there is taken as it is.
 
     Raises UserError with the first mistakes in any of the data, each with its file and line, before encoding any.
     """
     notes = []
+    labels: dict[str, tuple[str, ...]] = {}
+    training = [stage for stage in stages if isinstance(stage, PlannedStage)]
     tokenizers = _tokenizers(recipe, stages)
-    for stage in stages:
+    for stage in training:
         _check_targets(recipe, stage)
+        check_head(recipe, stage)
+        check_freezing(recipe, stage)
         if stage.spec.streaming:
             for source in stage.sources:
                 check_indexable(source.opened.files, source.opened.spec, source.field)
         found = inspect_stage(recipe, stage.spec, large_bytes=_LARGE_BYTES)
         found.raise_mistakes()
+        labels[stage.spec.name] = _labels(recipe, stage.spec, found)
+        check_labels(recipe, stage, labels)
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
         if num_warnings:
             warnings = f"{num_warnings} warning{'s' if num_warnings > 1 else ''}"
             notes.append(f"stages.{stage.spec.name}: {warnings}; `fettle data check` tells them")
-    jobs = []
-    for stage in stages:
+    jobs: dict[str, Job] = {}
+    for merging in (stage for stage in stages if isinstance(stage, PlannedMerge)):
+        tokenizer = tokenizers[merging.origin.root, merging.origin.chat_template]
+        jobs[merging.spec.name] = merge_job(recipe, merging, end_ids(tokenizer))
+    for stage in training:
         tokenizer = tokenizers[stage.origin.root, stage.origin.chat_template]
-        encoder = Encoder(stage, tokenizer)
+        encoder = Encoder(stage, tokenizer, labels[stage.spec.name])
         streaming = stage.spec.streaming
         streams = tuple(streamed(source, into) for source in stage.sources if streaming)
         tokens = tuple(encoded(source, encoder, into) for source in stage.sources if not streaming)
+        check_margins(recipe, stage, tokens)
         heldout = encoded(stage.heldout, encoder, into) if stage.heldout else ()
         notes += _notes(stage, tokens, heldout)
         notes += [note for source in stage.sources for note in _plain_prompt(source, tokenizer)]
         if streaming and not heldout:
             spec = stage.spec.heldout or DEFAULT_HELDOUT
             heldout = (streamed_heldout(stage.sources[0], encoder, spec, into),)
-        jobs.append(
-            StageJob(
-                name=stage.spec.name,
-                fingerprint=stage.fingerprint,
-                spec=stage.spec,
-                adapter=stage.adapter,
-                seed=recipe.seed,
-                base=stage.origin.base,
-                from_adapter=stage.origin.adapter,
-                tokens=tokens,
-                streams=streams,
-                weights=tuple(source.weight for source in stage.sources),
-                heldout=heldout,
-                max_length=stage.max_length,
-                precision=stage.precision,
-                folder=stage.folder,
-                artifact=stage.artifact,
-                recipe=recipe.digest(),
-                data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
-                end_ids=end_ids(tokenizer),
-                chat_template=stage.origin.chat_template,
-            )
+        jobs[stage.spec.name] = StageJob(
+            name=stage.spec.name,
+            fingerprint=stage.fingerprint,
+            spec=stage.spec,
+            adapter=stage.adapter,
+            seed=recipe.seed,
+            base=stage.origin.base,
+            from_adapter=stage.origin.adapter,
+            tokens=tokens,
+            streams=streams,
+            weights=tuple(source.weight for source in stage.sources),
+            heldout=heldout,
+            max_length=stage.max_length,
+            precision=stage.precision,
+            folder=stage.folder,
+            artifact=stage.artifact,
+            recipe=recipe.digest(),
+            data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
+            pad_id=tokenizer.pad_token_id or 0,
+            labels=encoder.labels,
+            end_ids=end_ids(tokenizer),
+            chat_template=stage.origin.chat_template,
         )
-    return jobs, notes
+    return [jobs[stage.spec.name] for stage in stages], notes
 
 
-def _tokenizers(
-    recipe: Recipe, stages: Sequence[PlannedStage]
-) -> dict[tuple[Path, str | None], PreTrainedTokenizerBase]:
+def _tokenizers(recipe: Recipe, stages: Sequence[Planned]) -> dict[tuple[Path, str | None], PreTrainedTokenizerBase]:
     """By model and chat template, those the stages need. Raises UserError where the recipe's template suits one not."""
     found = {}
     for root, template in dict.fromkeys((stage.origin.root, stage.origin.chat_template) for stage in stages):
@@ -92,6 +107,25 @@ def _tokenizers(
             where = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
             check_template(found[root, template], **where)
     return found
+
+
+def _labels(recipe: Recipe, spec: TrainingStage, found: DataReport) -> tuple[str, ...]:
+    """A classifier's labels in the order of its head's rows; of another stage none.
+
+    Raises UserError where the data has one that the recipe does not list, or fewer than two.
+    """
+    if not isinstance(spec, ClassifyStage):
+        return ()
+    seen = sorted({label for file in found.files for label in file.balance.labels})
+    field = f"stages.{spec.name}.labels"
+    where: Any = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    unlisted = [label for label in seen if label not in (spec.labels or seen)]
+    if unlisted:
+        expected = ", ".join(spec.labels or ())
+        raise UserError(f"the data has the label '{unlisted[0]}', which is not listed", expected=expected, **where)
+    if len(spec.labels or seen) < 2:
+        raise UserError(f"the only label is '{seen[0]}': there is nothing to tell apart", **where)
+    return spec.labels or tuple(seen)
 
 
 def _check_targets(recipe: Recipe, stage: PlannedStage) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 
 from fettle.artifact import read_artifact, replace_text
-from fettle.pipeline.graph import PlannedStage
+from fettle.pipeline.planned import Planned
 from fettle.recipe import Recipe
 from fettle.train.progress import StepRow, curve
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage of a run. seconds: of training. tokens: loss_bearing and all. loss: nats per loss-bearing token,
-    first, last (means over the first and last tenth of the steps), heldout_before, heldout_after."""
+    """One stage of a run. seconds: of training. tokens: loss_bearing and all. loss: first, last (means over the first
+    and last tenth of the steps), heldout_before, heldout_after; each a mean over `unit`, in nats. measures: others of
+    the held-out records, before and after. A stage that trains nothing has no steps, and None for all losses.
+    """
 
     name: str
     kind: str
@@ -30,6 +32,8 @@ class StageReport:
     tokens: dict[str, int]
     artifact: dict[str, str]
     loss: dict[str, float | None]
+    unit: str = "token"
+    measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Report:
         return Path(self.stages[-1].artifact["path"])
 
 
-def make_report(recipe: Recipe, out: Path, stages: Sequence[PlannedStage], cached: set[str], seconds: float) -> Report:
+def make_report(recipe: Recipe, out: Path, stages: Sequence[Planned], cached: set[str], seconds: float) -> Report:
     """The report of stages that are all done."""
     rows = []
     for stage in stages:
@@ -64,12 +68,12 @@ def make_report(recipe: Recipe, out: Path, stages: Sequence[PlannedStage], cache
     return Report(recipe.name, out, round(seconds, 1), tuple(rows))
 
 
-def write_report(report: Report, stages: Sequence[PlannedStage]) -> None:
+def write_report(report: Report, stages: Sequence[Planned]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
     replace_text(report.out / "report.json", json.dumps(told, indent=2) + "\n")
     pairs = zip(stages, report.stages, strict=True)
-    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) for stage, row in pairs]
+    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) if row.steps else "" for stage, row in pairs]
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
     replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
 
@@ -82,7 +86,8 @@ def table(report: Report) -> Table:
     for row in report.stages:
         spent = "cached" if row.cached else f"{row.seconds:.0f} s"
         train, heldout = _losses(row)
-        drawn.add_row(row.name, row.kind, str(row.steps), f"{row.tokens['all']:,}", spent, train, heldout)
+        steps, tokens = (str(row.steps), f"{row.tokens['all']:,}") if row.steps else ("–", "–")
+        drawn.add_row(row.name, row.kind, steps, tokens, spent, train, heldout)
     return drawn
 
 

@@ -19,7 +19,8 @@ from fettle.artifact import replace_text
 from fettle.cluster import ray_session
 from fettle.errors import UserError
 from fettle.pipeline.console import ProgressLine, quiet
-from fettle.pipeline.graph import PlannedStage, plan_stages
+from fettle.pipeline.graph import plan_stages
+from fettle.pipeline.planned import Planned, PlannedStage
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.report import Report, make_report, table, write_report
 from fettle.plan.preflight import check_cpus, check_disk
@@ -27,12 +28,23 @@ from fettle.recipe import Recipe, load_recipe
 from fettle.signals import interruptible
 from fettle.train.checkpoint import Fence
 from fettle.train.group import run_group
-from fettle.train.job import StageFunction, StageJob
+from fettle.train.job import Job, StageFunction
+from fettle.train.stages.classify import classify
+from fettle.train.stages.merge import merge
+from fettle.train.stages.preference import preference
 from fettle.train.stages.pretrain import pretrain
+from fettle.train.stages.reward import reward
 from fettle.train.stages.sft import sft
 
 _GOES_ON = "; the same command goes on from here"
-STAGES: dict[str, StageFunction] = {"pretrain": pretrain, "sft": sft}
+STAGES: dict[str, StageFunction] = {
+    "pretrain": pretrain,
+    "sft": sft,
+    "classify": classify,
+    "preference": preference,
+    "reward": reward,
+    "merge": merge,
+}
 
 
 def run(
@@ -54,7 +66,8 @@ def run(
     waiting = [stage for stage in stages if not stage.is_done]
     for stage in waiting:
         check_cpus(loaded, stage.spec, stage.cluster)
-    check_disk(folder, [(stage.origin.root, stage.spec.checkpoint.keep) for stage in waiting])
+    keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedStage) else None for stage in waiting]
+    check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
     is_new = not folder.exists()
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
         try:
@@ -74,7 +87,8 @@ def run(
             write_report(report, stages)
             console.print(table(report))
             console.print(f"report    {_near(folder / 'report.html')}")
-            console.print(f"serve it  fettle serve {_near(report.artifact)}")
+            if report.stages[-1].artifact["kind"] in ("model", "adapter"):
+                console.print(f"serve it  fettle serve {_near(report.artifact)}")
     return report
 
 
@@ -83,9 +97,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _train(
-    waiting: Sequence[PlannedStage], jobs: Sequence[StageJob], fence: Fence, folder: Path, console: Console
-) -> None:
+def _train(waiting: Sequence[Planned], jobs: Sequence[Job], fence: Fence, folder: Path, console: Console) -> None:
     by_name = {job.name: job for job in jobs}
     with ray_session():
         for cluster, members in groupby(waiting, key=lambda stage: stage.cluster):
@@ -101,7 +113,7 @@ def _train(
                     line.close()
 
 
-def _left_behind(waiting: Sequence[PlannedStage]) -> list[str]:
+def _left_behind(waiting: Sequence[Planned]) -> list[str]:
     """What to tell of stages that begin anew although an earlier attempt, under other settings, was under way."""
     return [
         f"{stage.spec.name}: begins anew; {other.name}, interrupted under other settings, is kept and not used"
@@ -111,12 +123,12 @@ def _left_behind(waiting: Sequence[PlannedStage]) -> list[str]:
     ]
 
 
-def _groups(stages: list[PlannedStage]) -> list[list[PlannedStage]]:
+def _groups(stages: list[Planned]) -> list[list[Planned]]:
     """Stages of one cluster spec in worker groups: one for all, but with ZeRO 3 one each (its sharded weights stay)."""
     return [[stage] for stage in stages] if stages[0].cluster.zero == 3 else [stages]
 
 
-def _summary(stages: Sequence[PlannedStage], waiting: Sequence[PlannedStage]) -> str:
+def _summary(stages: Sequence[Planned], waiting: Sequence[Planned]) -> str:
     done = len(stages) - len(waiting)
     return f"{len(stages)} stage{'s' if len(stages) != 1 else ''}" + (f", {done} already done" if done else "")
 

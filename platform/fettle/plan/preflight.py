@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fettle.errors import DoesNotFit
-from fettle.recipe import Recipe, Stage
+from fettle.recipe import Recipe
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.stages import StageBase
 
 # A checkpoint under full training holds float32 weights and two Adam moments; the base lies in two bytes or more.
 _CHECKPOINT_TIMES_BASE = 6
 _SPARE_BYTES = 256 << 20
 
 
-def check_cpus(recipe: Recipe, stage: Stage, cluster: ClusterSpec) -> None:
+def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
     """Raises DoesNotFit where the stage's workers want more CPUs than this machine has.
 
     Only where the run starts a cluster of its own; one it joins is asked after connecting.
@@ -39,16 +40,18 @@ def check_cpus(recipe: Recipe, stage: Stage, cluster: ClusterSpec) -> None:
         )
 
 
-def check_disk(out: Path, bases: Sequence[tuple[Path, int]]) -> None:
+def check_disk(out: Path, bases: Sequence[tuple[Path, int | None]]) -> None:
     """Raises DoesNotFit where `out`'s disk has no room for the stages' checkpoints and artifacts.
 
-    bases: (folder of the weights a stage trains, checkpoints it keeps), one pair a stage still to run.
+    bases: (folder of the weights a stage trains, checkpoints it keeps; None where it makes none), one pair a stage
+    still to run.
     """
     wanted = _SPARE_BYTES if bases else 0
     for folder, keep in bases:
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         # One more is on disk while the next is written; a stage's checkpoints go when its artifact is there.
-        wanted = max(wanted, _SPARE_BYTES + size * _CHECKPOINT_TIMES_BASE * (keep + 1))
+        if keep is not None:
+            wanted = max(wanted, _SPARE_BYTES + size * _CHECKPOINT_TIMES_BASE * (keep + 1))
         wanted += size
     existing = next(folder for folder in (out, *out.parents) if folder.exists())
     free = shutil.disk_usage(existing).free

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ValidationError
 from fettle.errors import UserError, did_you_mean
 from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.combinations import check_combinations
 from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
+from fettle.recipe.kinds import STAGE_SPECS, Stage
+from fettle.recipe.merge import MergeStage, WeightedAdapter
+from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
 from fettle.recipe.stages import (
-    STAGE_SPECS,
     BatchSpec,
     CheckpointSpec,
-    OptimizerSpec,
-    ScheduleSpec,
 )
 from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
@@ -32,10 +33,12 @@ _PARTS: dict[str, type[BaseModel]] = {
     "batch": BatchSpec,
     "optimizer": OptimizerSpec,
     "schedule": ScheduleSpec,
+    "early_stop": EarlyStopSpec,
     "checkpoint": CheckpointSpec,
+    "adapters": WeightedAdapter,
 }
 # What a bare word stands for: `schedule: linear` is `schedule: {kind: linear}`.
-_WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path"}
+_WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path", "adapters": "from"}
 _IN_YAMLS_WORDS = {
     "tuple_type": "input should be a list",
     "model_type": "input should be keys with values",
@@ -62,6 +65,7 @@ def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise _as_user_error(error, tree, lines, file, overridden) from None
     recipe._file, recipe._lines = file.resolve(), lines
     _check_names(recipe)
+    check_combinations(recipe)
     return recipe
 
 
@@ -77,15 +81,24 @@ def _check_names(recipe: Recipe) -> None:
                 field=f"{field}.name",
                 fix="give each stage a name of its own",
             )
-        if stage.from_ is not None and stage.from_ not in seen and not recipe.resolve(stage.from_).is_dir():
-            raise UserError(
-                f"'{stage.from_}' is neither an earlier stage nor a folder{did_you_mean(stage.from_, seen)}",
-                file=recipe.file,
-                line=recipe.line(f"{field}.from"),
-                field=f"{field}.from",
-                expected=f"one of {', '.join(seen)}, or an artifact's folder" if seen else "an artifact's folder",
-            )
+        for key, origin in _origins(stage).items():
+            if origin not in seen and not recipe.resolve(origin).is_dir():
+                raise UserError(
+                    f"'{origin}' is neither an earlier stage nor a folder{did_you_mean(origin, seen)}",
+                    file=recipe.file,
+                    line=recipe.line(f"{field}.{key}"),
+                    field=f"{field}.{key}",
+                    expected=f"one of {', '.join(seen)}, or an artifact's folder" if seen else "an artifact's folder",
+                )
         seen.append(stage.name)
+
+
+def _origins(stage: Stage) -> dict[str, str]:
+    """What the stage says it begins from, by its field."""
+    found = {"from": stage.from_} if stage.from_ is not None else {}
+    if isinstance(stage, MergeStage):
+        found |= {f"adapters.{number}.from": one.from_ for number, one in enumerate(stage.adapters or ())}
+    return found
 
 
 def _override(tree: dict[str, Any], key: str, value: Any, file: Path) -> str:

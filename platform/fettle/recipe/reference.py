@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,14 +11,14 @@ from pydantic_core import PydanticUndefined
 from fettle.recipe.adapter import LoraSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.kinds import STAGE_SPECS
+from fettle.recipe.merge import WeightedAdapter
+from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
 from fettle.recipe.stages import (
     BatchSpec,
     CheckpointSpec,
-    OptimizerSpec,
-    PretrainStage,
-    ScheduleSpec,
-    SftStage,
     StageBase,
+    TrainingStage,
 )
 from fettle.recipe.top import Recipe
 
@@ -31,32 +32,34 @@ any key; a stage is named by its `name`. A key without a default is required.
 _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("Top", Recipe, ""),
     ("Every stage", StageBase, "stages.NAME."),
-    ("`kind: pretrain`", PretrainStage, "stages.NAME."),
-    ("`kind: sft`", SftStage, "stages.NAME."),
+    ("Every stage that trains", TrainingStage, "stages.NAME."),
+    *((f"`kind: {kind}`", spec, "stages.NAME.") for kind, spec in STAGE_SPECS.items()),
+    ("`adapters`", WeightedAdapter, "stages.NAME.adapters.N."),
     ("`data`", DataSpec, "stages.NAME.data.N."),
     ("`heldout`", HeldoutSpec, "stages.NAME.heldout."),
     ("`replay`", ReplaySpec, "stages.NAME.replay."),
     ("`batch`", BatchSpec, "stages.NAME.batch."),
     ("`optimizer`", OptimizerSpec, "stages.NAME.optimizer."),
     ("`schedule`", ScheduleSpec, "stages.NAME.schedule."),
+    ("`early_stop`", EarlyStopSpec, "stages.NAME.early_stop."),
     ("`checkpoint`", CheckpointSpec, "stages.NAME.checkpoint."),
     ("`adapter: {kind: lora}`", LoraSpec, "adapter."),
     ("`cluster`", ClusterSpec, "cluster."),
 )
 
 
+_SMALL = re.compile(r"(?<!^)(?=[A-Z])")  # EarlyStop is early_stop
 _WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
 
 
 def reference() -> str:
     """The page as Markdown."""
-    inherited = set(StageBase.model_fields)
     pages = [_HEAD]
     for title, spec, prefix in _PARTS:
         rows = []
         schemas = spec.model_json_schema()["properties"]
         for name, info in spec.model_fields.items():
-            if spec in (PretrainStage, SftStage) and name in inherited:
+            if issubclass(spec, StageBase) and name not in spec.__annotations__:  # told where it is inherited from
                 continue
             told = " ".join((info.description or "").split())
             rows.append(
@@ -75,7 +78,7 @@ def _type(schema: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(branch for branch in branches if branch))
     if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
-        return "stage" if name.endswith("Stage") else f"`{name.removesuffix('Spec').lower()}`"
+        return "stage" if name.endswith("Stage") else f"`{_SMALL.sub('_', name.removesuffix('Spec')).lower()}`"
     if "const" in schema or "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
@@ -88,6 +91,8 @@ def _default(info: Any) -> str:
         return ""
     if info.default is None:
         return "–"
+    if isinstance(info.default, (OptimizerSpec, ScheduleSpec)):
+        return f"`{info.default.kind}`"
     if isinstance(info.default, BaseModel):
         told = info.default.model_dump(exclude_none=True, exclude_defaults=True)
         return "`" + ", ".join(f"{key}: {value}" for key, value in told.items()) + "`" if told else "as below"

@@ -1,4 +1,4 @@
-"""`stages`: one spec a kind of stage, with the keys every stage has."""
+"""`stages`: the keys every stage has."""
 
 from typing import Annotated, Literal
 
@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec, as_source
+from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
 from fettle.recipe.spec import Spec
 
 
@@ -25,34 +26,6 @@ class BatchSpec(Spec):
         if (self.tokens is None) == (self.sequences is None):
             raise ValueError("give either tokens: N or sequences: N")
         return self
-
-
-class OptimizerSpec(Spec):
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
-
-    kind: Literal["adamw"] = "adamw"
-    """The only one."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the mean."""
-    beta2: float = Field(0.95, ge=0, lt=1)
-    """Decay of the variance."""
-    eps: float = Field(1e-8, gt=0)
-    """Added to the root of the variance."""
-    weight_decay: float = Field(0.0, ge=0)
-    """Decoupled decay of weight matrices."""
-    max_grad_norm: float = Field(1.0, ge=0)
-    """Gradients are scaled down to this norm; 0 = never."""
-
-
-class ScheduleSpec(Spec):
-    """The learning rate over the stage's steps."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    """Its shape after the warm-up."""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the rate rises from 0."""
-    floor: float = Field(0.1, ge=0, le=1)
-    """The rate the schedule ends at, as a share of `lr`."""
 
 
 class CheckpointSpec(Spec):
@@ -79,9 +52,18 @@ class StageBase(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Unique in the recipe; names the artifact."""
+    kind: str
+    """What the stage does."""
     from_: str | None = Field(None, alias="from")
-    """An earlier stage or an artifact's folder; by default the nearest earlier stage. From an adapter, the same
-    adapter goes on, unless `merge_first`."""
+    """An earlier stage or an artifact's folder; by default the nearest earlier stage that yields a language model. From
+    an adapter, the same adapter goes on, unless `merge_first`."""
+    cluster: ClusterSpec | None = None
+    """This stage's own worker group."""
+
+
+class TrainingStage(StageBase):
+    """The keys of every stage that trains."""
+
     base: str | None = None
     """Begin from this model instead of an earlier stage's."""
     data: Annotated[tuple[DataSpec, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
@@ -93,9 +75,14 @@ class StageBase(Spec):
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     optimizer: Annotated[OptimizerSpec, BeforeValidator(_as_kind)] = OptimizerSpec()
-    """AdamW's settings."""
+    """What turns gradients into steps; `optimizer: sgd` is enough to name the kind."""
     schedule: Annotated[ScheduleSpec, BeforeValidator(_as_kind)] = ScheduleSpec()
     """How the learning rate goes; `schedule: linear` is enough to name the kind."""
+    early_stop: EarlyStopSpec | None = None
+    """End the stage when its held-out loss no longer falls; by default it takes all its steps."""
+    gradient_checkpointing: bool | None = None
+    """Compute each layer's inside again on the way back instead of keeping it: less memory, the same losses, about a
+    third more time. By default on GPUs only."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the first source; 1 unless `max_steps` is given."""
     max_steps: int | None = Field(None, ge=1)
@@ -115,37 +102,22 @@ class StageBase(Spec):
     """How often to save, and how much to keep."""
     merge_first: bool = False
     """Merge the adapter this stage begins from into its base, and train on from full weights."""
-    cluster: ClusterSpec | None = None
-    """This stage's own worker group."""
     adapter: Annotated[AdapterSpec | None, Field(union_mode="left_to_right")] = None
     """This stage's own adapter."""
 
+    @property
+    def num_checkpoints(self) -> int:
+        """Checkpoints that may lie on the disk: the newest, and the best where that one is kept."""
+        return self.checkpoint.keep + (self.early_stop is not None and self.early_stop.keep == "best")
+
     @model_validator(mode="after")
-    def _one_length_and_one_origin(self) -> "StageBase":
+    def _one_length_and_one_origin(self) -> "TrainingStage":
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give either epochs or max_steps")
         if self.streaming and self.max_steps is None:
             raise ValueError("streaming needs max_steps: the number of steps is not known before all is read")
+        if self.early_stop is not None and self.max_steps is not None and self.early_stop.every >= self.max_steps:
+            raise ValueError(f"early_stop has no effect: its first measurement is after all {self.max_steps} steps")
         if self.from_ is not None and self.base is not None:
             raise ValueError("give either from (go on from a stage) or base (begin from a model)")
         return self
-
-
-class PretrainStage(StageBase):
-    """Continued pre-training on raw text; every token bears loss."""
-
-    kind: Literal["pretrain"]
-    """Raw text."""
-    objective: Literal["causal"] = "causal"
-    """What is predicted: the next token."""
-
-
-class SftStage(StageBase):
-    """Supervised fine-tuning on conversations and prompt/completion pairs; only the answers bear loss."""
-
-    kind: Literal["sft"]
-    """Conversations and prompts with answers."""
-
-
-Stage = Annotated[PretrainStage | SftStage, Field(discriminator="kind")]
-STAGE_SPECS: dict[str, type[StageBase]] = {"pretrain": PretrainStage, "sft": SftStage}

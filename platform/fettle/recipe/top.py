@@ -13,8 +13,9 @@ from pydantic import Field, PrivateAttr
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec
+from fettle.recipe.kinds import Stage
 from fettle.recipe.spec import Spec
-from fettle.recipe.stages import Stage
+from fettle.recipe.stages import TrainingStage
 
 
 class Recipe(Spec):
@@ -55,14 +56,14 @@ class Recipe(Spec):
         """A path of the recipe, relative to the recipe's file; of a link its own, as its target may have no suffix."""
         return Path(os.path.abspath(self._file.parent / Path(path).expanduser()))
 
-    def replayed(self, stage: Stage) -> tuple[DataSpec, ...]:
+    def replayed(self, stage: TrainingStage) -> tuple[DataSpec, ...]:
         """The sources a stage replays: a path's, or where nothing is there, those of the earlier stage so named."""
         if stage.replay is None:
             return ()
         data = stage.replay.data
         if data.model_fields_set == {"path"} and not self.resolve(data.path).exists():
-            for earlier in self.stages[: self.stages.index(stage)]:
-                if earlier.name == data.path:
+            for earlier in self.stages[: [one.name for one in self.stages].index(stage.name)]:
+                if earlier.name == data.path and isinstance(earlier, TrainingStage):
                     return earlier.data
         return (data,)
 

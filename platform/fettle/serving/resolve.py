@@ -62,6 +62,8 @@ def resolve(
     """
     folder = resolve_base(model, field="model")
     wanted = {_checked(key): resolve_base(path, field=f"adapter {key}") for key, path in (adapters or {}).items()}
+    for one in (folder, *wanted.values()):
+        _check_speaks(one)
     primary = _checked(name) if name is not None else _name(model, folder)
     if primary in wanted:
         raise UserError(f"'{primary}' names two models", field="adapter", fix="give one of them another name")
@@ -93,6 +95,19 @@ def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
         max_lora_rank=max(options.max_lora_rank, *(adapter.rank for adapter in served.adapters)),
         max_adapters=max(options.max_adapters, 2 * count),
     )
+
+
+def _check_speaks(folder: Path) -> None:
+    """Raises UserError for what has a head of another kind in place of a language model's."""
+    kind = read_artifact(folder).kind if is_artifact(folder) else "model"
+    is_of_classes = read(folder / "adapter_config.json").get("task_type") in ("SEQ_CLS", "TOKEN_CLS")
+    if kind in ("reward", "classifier") or is_of_classes:
+        raise UserError(
+            f"a {'reward model' if kind == 'reward' else 'classifier'} generates no text",
+            file=folder,
+            expected="a causal language model, or an adapter over one",
+            fix="load it with transformers' AutoModelForSequenceClassification",
+        )
 
 
 def _base_of(adapter: Path) -> tuple[Path, str]:

@@ -1,238 +1,66 @@
-"""Training a causal language model for one stage: what pretrain and sft share."""
+"""The task of causal language models: the next token's log-probability, summed over the loss-bearing ones."""
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
 
-from fettle.artifact import is_artifact, library_versions, new_artifact, replace_text
-from fettle.models import adapters
-from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
-from fettle.train.checkpoint import Checkpoints, wait_for
-from fettle.train.curriculum import StepsUnderway, curriculum, read_cursor
-from fettle.train.job import GroupMember, StageJob
-from fettle.train.progress import ProgressWriter, StepRow, curve
-from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
-from fettle.train.zero import full_state, needs_engine, zero_config
+from fettle.data.batches import IGNORE, Encoded, collate
+from fettle.models.base import load_weights
+from fettle.train.neftune import EmbeddingNoise
 
-_NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not set by as much
+_MOST_LOGITS = 2**28  # 1 GiB in float32
 
 
-def train_causal(job: StageJob, member: GroupMember) -> None:
-    """Trains from the last complete checkpoint, if there is one, to the stage's artifact, which rank 0 writes."""
-    lessons = curriculum(job, member.rank)
-    checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
-    latest = checkpoints.latest()
-    steps = StepsUnderway(lessons, latest[0], read_cursor(latest[1])) if latest else StepsUnderway(lessons)
-    # With ZeRO 3 the arguments make from_pretrained shard what is loaded from then on, all workers together: after
-    # them the stage's model, before them what one worker merges, or what has to be whole while it is merged.
-    base = _merged_base(job, member)
-    merged = None
-    if job.adapter == "full" and job.from_adapter is not None:
-        merged = adapters.merged(job.base, job.from_adapter, torch.float32)
-    args = training_arguments(
-        checkpoints.partial,
-        max_steps=lessons.num_steps,
-        learning_rate=job.spec.lr,
-        adam_beta1=job.spec.optimizer.beta1,
-        adam_beta2=job.spec.optimizer.beta2,
-        adam_epsilon=job.spec.optimizer.eps,
-        weight_decay=job.spec.optimizer.weight_decay,
-        max_grad_norm=job.spec.optimizer.max_grad_norm,
-        gradient_accumulation_steps=job.spec.batch.accumulate,
-        gradient_checkpointing=member.cluster.gpus_per_worker > 0,
-        save_steps=job.spec.checkpoint.every,
-        seed=job.seed,
-        use_cpu=member.cluster.gpus_per_worker == 0,
-        deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
-    )
-    tokenizer = load_tokenizer(base, job.chat_template)
-    report = _Report(job, steps, write=member.rank == 0)
-    trainer = StageTrainer(
-        model=merged if merged is not None else _load(job, base, member),
-        args=args,
-        tokenizer=tokenizer,
-        batches=MicroBatches(
-            steps=steps,
-            rank=member.rank,
-            world=member.world,
-            accumulate=job.spec.batch.accumulate,
-            max_length=job.max_length,
-            packing=job.spec.packing,
-            pad_id=tokenizer.pad_token_id or 0,
-        ),
-        steps=steps,
-        schedule=job.spec.schedule,
-        checkpoints=checkpoints,
-        precision=job.precision,
-        callbacks=[report],
-    )
-    report.trainer = trainer
-    trainer.train(resume_from_checkpoint=str(latest[1]) if latest else None)
-    state = full_state(trainer)
-    if member.rank == 0:
-        assert state is not None
-        _publish(job, base, member, trainer, tokenizer, state, report.metrics())
-        checkpoints.clear()
-    del trainer, report.trainer, state, merged
-    # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-    gc.collect()
+class CausalTask:
+    """What pretrain and sft share. max_length, packing: of the rows. pad_id: a token that fills them. neftune:
+    alpha of the noise on the embeddings."""
 
+    kind: Literal["model"] = "model"
+    unit = "token"
 
-def _load(job: StageJob, base: Path, member: GroupMember) -> PreTrainedModel | PeftModel:
-    if job.adapter == "full":
-        return load_weights(base, torch.float32)
-    # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
-    frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
-    model = load_weights(base, frozen)
-    if job.from_adapter is not None and not job.spec.merge_first:
-        return adapters.resume(model, job.from_adapter)
-    return adapters.attach(model, job.adapter, base, job.seed)
+    def __init__(self, *, max_length: int, packing: bool, pad_id: int, neftune: float | None = None) -> None:
+        self.max_length, self.packing, self.pad_id = max_length, packing, pad_id
+        self.noise = EmbeddingNoise(neftune) if neftune is not None else None
+        self._vocab = 0
 
+    def load(self, base: Path, dtype: torch.dtype) -> PreTrainedModel:
+        """The language model in `base`, whose head can also give log-probabilities alone."""
+        model = load_weights(base, dtype)
+        self._vocab = int(model.config.get_text_config().vocab_size)
+        add_fused_lm_head(model, outputs=("log_probs",))
+        if self.noise is not None:
+            self.noise.attach(model)
+        return model
 
-def _merged_base(job: StageJob, member: GroupMember) -> Path:
-    """The folder of the weights under this stage's adapter; merges the earlier adapter into a new one if it must."""
-    if job.adapter == "full" or job.from_adapter is None or not job.spec.merge_first:
-        return job.base
-    folder = job.folder / "merged"
-    if member.rank == 0 and not is_artifact(folder):
-        model = adapters.merged(job.base, job.from_adapter, dtype_of(job.base))
-        with new_artifact(
-            folder,
-            kind="model",
-            name=f"{job.name}-merged",
-            fingerprint=job.fingerprint,
-            may_commit=member.fence.check,
-            parents=(digest_of(job.base), digest_of(job.from_adapter)),
-            versions=library_versions(),
-        ) as partial:
-            model.save_pretrained(partial)
-            load_tokenizer(job.base, job.chat_template).save_pretrained(partial)
-    wait_for(folder, member.fence)
-    return folder
+    def prepare(self, trainer: Any) -> None:
+        """Nothing."""
 
+    def collate(self, examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `labels`, `position_ids`, each [R, T], of packed rows."""
+        return collate(examples, max_length=self.max_length, packing=self.packing, pad_id=self.pad_id)
 
-class _Report(TrainerCallback):
-    """Writes each step down, and measures the held-out loss before and after."""
+    def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sum of the negative log-probabilities of the labels, in nats, a scalar.
 
-    def __init__(self, job: StageJob, steps: StepsUnderway, *, write: bool) -> None:
-        self.job, self.steps = job, steps
-        self.trainer: StageTrainer
-        self.writer = ProgressWriter(job.progress) if write else None
-        self.before_file = job.folder / "heldout_before.json"
-        self.before: float | None = None
-        self.after: float | None = None
+        On a CPU from the logits, while they are few; else by TRL's fused head, which never holds them all. (Without
+        its GPU kernel the fused head projects twice, the second time in float32: a quarter of the step, 2026-11.)
+        """
+        labels = inputs["labels"]
+        if self.noise is not None:
+            self.noise.expect(inputs["position_ids"])
+        if labels.device.type != "cpu" or labels.numel() * self._vocab > _MOST_LOGITS:
+            return -model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float().sum()
+        wanted = labels[:, 1:] != IGNORE
+        output = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
+        logits = output.logits[:, :-1][wanted].float()
+        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.before_file.is_file():  # a resumed run: the model is no longer the one the stage received
-            self.before = json.loads(self.before_file.read_text(encoding="utf-8"))
-        else:
-            self.before = self.trainer.heldout_loss(self.steps.lessons.heldout)
-            if self.writer:
-                replace_text(self.before_file, json.dumps(self.before))
-        if self.writer:
-            self.writer.start_clock()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.writer and "loss" in logs:
-            examples = self.steps[state.global_step].examples
-            self.writer.write(
-                step=state.global_step,
-                steps=state.max_steps,
-                loss=float(logs["loss"]),
-                lr=float(logs["learning_rate"]),
-                grad_norm=float(logs.get("grad_norm") or 0.0),
-                tokens=sum(len(e.input_ids) for e in examples),
-                loss_tokens=sum(int(e.loss_mask[1:].sum()) for e in examples),
-            )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after = self.trainer.heldout_loss(self.steps.lessons.heldout)
-
-    def metrics(self) -> dict[str, Any]:
-        """What the report says of the stage; losses in nats per loss-bearing token."""
-        rows = curve(self.job.progress)
-        tenth = max(1, len(rows) // 10)
-        return {
-            "seconds": round(_elapsed(rows), 1),
-            "steps": len(rows),
-            "tokens": {"loss_bearing": sum(r.loss_tokens for r in rows), "all": sum(r.tokens for r in rows)},
-            "loss": {
-                "first": sum(r.loss for r in rows[:tenth]) / tenth,
-                "last": sum(r.loss for r in rows[-tenth:]) / tenth,
-                "heldout_before": self.before,
-                "heldout_after": self.after,
-            },
-        }
-
-
-def _elapsed(rows: Sequence[StepRow]) -> float:
-    """Seconds of training that led to the result; an attempt's clock begins at 0."""
-    total, last, began = 0.0, 0.0, 0.0
-    for row in rows:
-        # The next attempt may have taken longer to its first step than the one before lived, but it began later.
-        if row.seconds < last or row.time - row.seconds > began + _NEXT_ATTEMPT_S:
-            last = 0.0
-        began = row.time - row.seconds
-        total += row.seconds - last
-        last = row.seconds
-    return total
-
-
-def _publish(
-    job: StageJob,
-    base: Path,
-    member: GroupMember,
-    trainer: StageTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    state: dict[str, torch.Tensor],
-    metrics: dict[str, Any],
-) -> None:
-    is_adapter = job.adapter != "full"
-    base_digest = digest_of(base)
-    parents = [base_digest]
-    if job.from_adapter is not None:
-        parents.append(digest_of(job.from_adapter))
-    with new_artifact(
-        job.artifact,
-        kind="adapter" if is_adapter else "model",
-        name=job.name,
-        fingerprint=job.fingerprint,
-        may_commit=member.fence.check,
-        base={"path": str(base), "digest": base_digest} if is_adapter else None,
-        parents=tuple(parents),
-        recipe=job.recipe,
-        data=dict(job.data),
-        seed=job.seed,
-        versions=library_versions(),
-        metrics=metrics,
-    ) as folder:
-        model: Any = trainer.model
-        generation = (model.get_base_model() if is_adapter else model).generation_config
-        generation.eos_token_id = list(job.end_ids)
-        generation.pad_token_id = tokenizer.pad_token_id
-        if not is_adapter:
-            dtype = dtype_of(base)
-            model.config.dtype = dtype
-            state = _cast(state, dtype)
-        model.save_pretrained(folder, state_dict=state)
-        if is_adapter:
-            generation.save_pretrained(folder)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        tokenizer.save_pretrained(folder)
-
-
-def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights in `dtype`; tied ones stay one tensor, so that they are saved once."""
-    seen: dict[int, torch.Tensor] = {}
-    return {name: seen.setdefault(value.data_ptr(), value.to(dtype)) for name, value in state.items()}
+    def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The loss."""
+        return {"loss": self.loss_sum(model, inputs)}

@@ -42,24 +42,26 @@ class Checkpoints:
         """Where a checkpoint is being written."""
         return self.folder / f".partial-{self.fence.token}"
 
-    def commit(self, written: Path, step: int) -> None:
-        """Makes the folder `written` the checkpoint of `step`, and drops all but the newest `keep` complete ones."""
+    def commit(self, written: Path, step: int, and_keep: int | None = None) -> None:
+        """Makes the folder `written` the checkpoint of `step`, and drops all but the newest `keep` complete ones and
+        that of step `and_keep`."""
         sizes = {f.relative_to(written).as_posix(): f.stat().st_size for f in written.rglob("*") if f.is_file()}
         mark = {"step": step, "fingerprint": self.fingerprint, "sizes": sizes}
         (written / _MARK).write_text(json.dumps(mark), encoding="utf-8")
         sync_folder(written)
         self.fence.check()
-        target = self._path(step)
+        target = self.path(step)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(written, target)
         sync_path(self.folder)
         for old in self.complete()[: -self.keep]:
-            shutil.rmtree(self._path(old))
+            if old != and_keep:
+                shutil.rmtree(self.path(old))
 
     def latest(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest complete checkpoint of this very stage."""
         steps = self.complete()
-        return (steps[-1], self._path(steps[-1])) if steps else None
+        return (steps[-1], self.path(steps[-1])) if steps else None
 
     def complete(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -70,11 +72,12 @@ class Checkpoints:
         """Removes them all: the stage's artifact is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
         return self.folder / f"step-{step:08d}"
 
     def _is_complete(self, step: int) -> bool:
-        folder = self._path(step)
+        folder = self.path(step)
         try:
             mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
             sizes_hold = all((folder / name).stat().st_size == size for name, size in mark["sizes"].items())

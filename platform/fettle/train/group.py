@@ -13,14 +13,14 @@ from fettle.cluster import available_cpus, available_gpus
 from fettle.errors import DoesNotFit, FettleError, StageFailed
 from fettle.recipe.cluster import ClusterSpec
 from fettle.train.checkpoint import Fence
-from fettle.train.job import StageFunction, StageJob
+from fettle.train.job import Job, StageFunction
 from fettle.train.worker import run_stages
 
 RETRIES = 1
 
 
 def run_group(
-    stages: Sequence[tuple[StageJob, StageFunction]],
+    stages: Sequence[tuple[Job, StageFunction]],
     cluster: ClusterSpec,
     *,
     fence: Fence,

@@ -5,43 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fettle.data.line_index import StreamedSource
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
-from fettle.recipe.stages import PretrainStage, SftStage
+from fettle.recipe.merge import MergeStage, Method
+from fettle.recipe.stages import StageBase, TrainingStage
 from fettle.train.checkpoint import Fence
 
 
-@dataclass(frozen=True)
-class StageJob:
-    """One stage, with everything resolved that the recipe leaves open.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage of any kind, with everything resolved that the recipe leaves open.
 
-    base: folder of full weights. from_adapter: an adapter over them to go on with (merge_first: to merge). tokens: the
-    folders of each encoded source, in the recipe's order, with their weights. streams: instead of them, sources to be
-    encoded while training. heldout: folders of the held-out examples, or none for a share of the first source. folder:
-    checkpoints and progress. artifact: where the result goes. end_ids: token ids at which generation stops.
-    chat_template: text of one in place of the tokenizer's.
+    base: folder of full weights. folder: checkpoints and progress. artifact: where the result goes. end_ids: token ids
+    at which generation stops. chat_template: text of one in place of the tokenizer's.
     """
 
     name: str
     fingerprint: str
-    spec: PretrainStage | SftStage
-    adapter: AdapterSpec
+    spec: StageBase
     seed: int
     base: Path
-    from_adapter: Path | None
-    tokens: tuple[tuple[Path, ...], ...]
-    streams: tuple[StreamedSource, ...]
-    weights: tuple[float, ...]
-    heldout: tuple[Path, ...]
-    max_length: int
-    precision: Literal["fp32", "bf16"]
     folder: Path
     artifact: Path
     recipe: str
-    data: tuple[tuple[str, str], ...]
     end_ids: tuple[int, ...]
     chat_template: str | None = None
 
@@ -49,6 +38,40 @@ class StageJob:
     def progress(self) -> Path:
         """The file its steps are written to."""
         return self.folder / "progress.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob(Job):
+    """One stage that trains.
+
+    from_adapter: an adapter over the base to go on with (merge_first: to merge). tokens: the folders of each encoded
+    source, in the recipe's order, with their weights. streams: instead of them, sources to be encoded while training.
+    heldout: folders of the held-out examples, or none for a share of the first source. pad_id: the one that fills rows.
+    labels: of a classifier, in the order of its head's rows.
+    """
+
+    spec: TrainingStage
+    adapter: AdapterSpec
+    from_adapter: Path | None
+    tokens: tuple[tuple[Path, ...], ...]
+    streams: tuple[StreamedSource, ...]
+    weights: tuple[float, ...]
+    heldout: tuple[Path, ...]
+    max_length: int
+    precision: Literal["fp32", "bf16"]
+    data: tuple[tuple[str, str], ...]
+    pad_id: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeJob(Job):
+    """Adapters over the base to merge, each with its weight; method, density and seed tell how several become one."""
+
+    spec: MergeStage
+    adapters: tuple[tuple[Path, float], ...]
+    method: Method
+    density: float
 
 
 @dataclass(frozen=True)
@@ -61,4 +84,5 @@ class GroupMember:
     fence: Fence
 
 
-StageFunction = Callable[[StageJob, GroupMember], None]
+StageFunction = Callable[[Any, GroupMember], None]
+"""Of a job of its own kind: StageJob, or MergeJob."""

@@ -20,15 +20,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
 
-from fettle.data.batches import IGNORE, Encoded, collate, share_out
-from fettle.recipe.stages import ScheduleSpec
+from fettle.data.batches import IGNORE, Encoded, share_out
+from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.curriculum import StepsUnderway, write_cursor
+from fettle.train.early import EarlyStopping
+from fettle.train.optimizers import hidden_matrices, make_optimizer, parameter_groups
+from fettle.train.param_groups import LayerRates
 from fettle.train.schedule import rate_at
-
-_MOST_LOGITS = 2**28  # 1 GiB in float32
+from fettle.train.task import Task
 
 
 class Steps(Protocol):
@@ -50,9 +51,7 @@ class MicroBatches:
     rank: int
     world: int
     accumulate: int
-    max_length: int
-    packing: bool
-    pad_id: int
+    collate: Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
@@ -61,32 +60,32 @@ class MicroBatches:
         for examples in self.steps:
             bins = share_out([len(e.input_ids) for e in examples], self.world * self.accumulate)
             for part in bins[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
-                yield collate(
-                    [examples[i] for i in part],
-                    max_length=self.max_length,
-                    packing=self.packing,
-                    pad_id=self.pad_id,
-                )
+                yield self.collate([examples[i] for i in part])
 
 
 class StageTrainer(SFTTrainer):
-    """Trains a causal language model on MicroBatches."""
+    """Trains a task's model on MicroBatches."""
 
     def __init__(
         self,
         *,
+        task: Task,
         model: PreTrainedModel | PeftModel,
         args: SFTConfig,
         tokenizer: PreTrainedTokenizerBase,
         batches: MicroBatches,
         steps: StepsUnderway,
+        optimizer: OptimizerSpec,
         schedule: ScheduleSpec,
         checkpoints: Checkpoints,
         precision: str,
         callbacks: list[TrainerCallback],
+        early: EarlyStopping | None = None,
+        rates: LayerRates | None = None,
     ) -> None:
-        self.batches, self.steps = batches, steps
-        self.schedule, self.checkpoints = schedule, checkpoints
+        self.task, self.batches, self.steps = task, batches, steps
+        self.schedule, self.checkpoints, self.rates = schedule, checkpoints, rates
+        self.optimizer_spec, self.early = optimizer, early
         super().__init__(
             model=model,
             args=args,
@@ -94,80 +93,79 @@ class StageTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),  # batches come from us
             callbacks=callbacks,
         )
-        causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.vocab = int(causal.config.get_text_config().vocab_size)
-        add_fused_lm_head(causal, outputs=("log_probs",))
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if precision == "bf16":
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
-            causal.forward = _autocast(causal.forward, args.device.type)
-        # num_items_in_batch (loss-bearing tokens over all workers and micro-batches) is always wanted.
+            inner.forward = _autocast(inner.forward, args.device.type)
+        # num_items_in_batch (labels over all workers and micro-batches) is always wanted.
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> MicroBatches:  # type: ignore[override]
         """Ours as it is: accelerate would shard it once more."""
         return self.batches
 
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """The recipe's, with a group for each layer where their rates differ."""
+        if self.optimizer is None:
+            ours: Any = self.model if model is None else model
+            spec = self.optimizer_spec
+            groups = parameter_groups(ours, self.get_decay_parameter_names(ours), spec.weight_decay)
+            inner: Any = ours.get_base_model() if isinstance(ours, PeftModel) else ours
+            self.optimizer = make_optimizer(spec, groups, self.args.learning_rate, hidden_matrices(inner))
+            if self.rates is not None:
+                self.rates.split(ours, self.optimizer)
+        return self.optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Warm-up, then down to the floor."""
+        """Warm-up, then down to the floor; of each layer the share that `rates` gives it."""
         rate = functools.partial(rate_at, steps=num_training_steps, spec=self.schedule)
-        schedule = LambdaLR(cast(Optimizer, optimizer or self.optimizer), rate)
+        optimizer = cast(Optimizer, optimizer or self.optimizer)
+        each = rate if self.rates is None else self.rates.of_groups(optimizer, rate, num_training_steps)
+        schedule = LambdaLR(optimizer, each)
         self.lr_scheduler, self._created_lr_scheduler = schedule, True
         return schedule
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Sum of the negative log-probabilities of this micro-batch's loss-bearing tokens / their number in the step.
+        """Sum of this micro-batch's loss / the number of its terms in the step, over all workers and micro-batches.
 
-        Times the number of workers, whose gradients the engine averages. Returns a scalar in nats.
+        Times the number of workers, whose gradients the engine averages. Returns a scalar.
         """
         count = torch.as_tensor(num_items_in_batch).clamp(min=1)
-        return self.loss_sum(model, inputs) / count * self.accelerator.num_processes
-
-    def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of the negative log-probabilities of the labels, in nats, a scalar.
-
-        On a CPU from the logits, while they are few; else by TRL's fused head, which never holds them all. (Without
-        its GPU kernel the fused head projects twice, the second time in float32: a quarter of the step, 2026-11.)
-        """
-        labels = inputs["labels"]
-        if labels.device.type != "cpu" or labels.numel() * self.vocab > _MOST_LOGITS:
-            return -model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float().sum()
-        wanted = labels[:, 1:] != IGNORE
-        output = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
-        logits = output.logits[:, :-1][wanted].float()
-        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+        return self.task.loss_sum(model, inputs) / count * self.accelerator.num_processes
 
     @torch.no_grad()
-    def heldout_loss(self, examples: Sequence[Encoded], tokens_per_batch: int = 4096) -> float | None:
-        """Mean negative log-probability of the examples' loss-bearing tokens, in nats; every worker takes its share.
+    def heldout_measures(self, examples: Sequence[Encoded], tokens_per_batch: int = 4096) -> dict[str, float]:
+        """The task's measures as means over all terms of some examples, of which every worker takes its share.
 
-        None where there are no examples.
+        Empty where there are no examples.
         """
         if not examples:
-            return None
+            return {}
         model = self.model_wrapped
         was_training = model.training
         model.eval()
         groups = max(1, sum(len(e.input_ids) for e in examples) // (tokens_per_batch * self.batches.world))
-        mine = MicroBatches(
-            steps=[examples],
-            rank=self.batches.rank,
-            world=self.batches.world,
-            accumulate=groups,
-            max_length=self.batches.max_length,
-            packing=self.batches.packing,
-            pad_id=self.batches.pad_id,
-        )
-        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        mine = MicroBatches([examples], self.batches.rank, self.batches.world, groups, self.batches.collate)
+        sums: dict[str, torch.Tensor] = {}
+        terms = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for batch in mine:
             batch = self._prepare_inputs(batch)
-            total[0] += self.loss_sum(model, batch)
-            total[1] += (batch["labels"][:, 1:] != IGNORE).sum()
+            for name, value in self.task.measures(model, batch).items():
+                sums[name] = sums.get(name, torch.zeros_like(terms)) + value
+            terms += (batch["labels"] != IGNORE).sum()
+        total = torch.stack([terms, *sums.values()])
         if self.batches.world > 1:
             torch.distributed.all_reduce(total)
         model.train(was_training)
-        return float(total[0] / total[1].clamp(min=1))
+        means = (total[1:] / total[0].clamp(min=1)).tolist()
+        return dict(zip(sums, means, strict=True))
+
+    def take_weights(self, step: int) -> None:
+        """The weights of a step's checkpoint in place of those of the last one; all workers call it together."""
+        self.state.best_model_checkpoint = str(self.checkpoints.path(step))
+        self._load_best_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Inside a checkpoint DeepSpeed's own shards hold the weights; a second, gathered copy would only cost."""
@@ -187,7 +185,11 @@ class StageTrainer(SFTTrainer):
         if self.is_world_process_zero():
             written = self.checkpoints.partial / f"checkpoint-{self.state.global_step}"
             write_cursor(written, self.steps[self.state.global_step].after)
-            self.checkpoints.commit(written, self.state.global_step)
+            if self.early is not None:
+                self.early.write(written)
+            self.checkpoints.commit(
+                written, self.state.global_step, and_keep=self.early.kept_step if self.early is not None else None
+            )
         if self.batches.world > 1:
             torch.distributed.barrier()
 

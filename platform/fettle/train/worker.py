@@ -12,7 +12,7 @@ from ray import train
 from fettle.artifact import is_artifact
 from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
-from fettle.train.job import GroupMember, StageFunction, StageJob
+from fettle.train.job import GroupMember, Job, StageFunction
 
 
 def run_stages(config: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def run_stages(config: dict[str, Any]) -> None:
     run_member(config["stages"], member, config["logs"])
 
 
-def run_member(stages: Sequence[tuple[StageJob, StageFunction]], member: GroupMember, logs: Path | None) -> None:
+def run_member(stages: Sequence[tuple[Job, StageFunction]], member: GroupMember, logs: Path | None) -> None:
     """The stages on one worker, whose process group (if there are several workers) is already there."""
     if logs is not None:
         print_into(logs / f"worker-{member.rank}.log")

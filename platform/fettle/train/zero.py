@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fettle.recipe.cluster import ClusterSpec
@@ -49,6 +51,19 @@ def full_state(trainer: Trainer) -> dict[str, torch.Tensor] | None:
         return state if trainer.is_world_process_zero() else None
     assert trainer.model is not None
     return trainer.model.state_dict() if trainer.is_world_process_zero() else None
+
+
+@contextmanager
+def whole(weights: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Weights that ZeRO 3 has sharded are whole inside; what is written into them there, by all ranks alike, stays."""
+    sharded = [weight for weight in weights if hasattr(weight, "ds_id")]
+    if not sharded:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0):
+        yield
 
 
 def prebuild() -> None:

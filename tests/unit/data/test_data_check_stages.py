@@ -64,19 +64,32 @@ def test_a_stages_overlap_of_data_and_replay_with_its_held_out_data_is_a_warning
             "classification records for a stage of kind pretrain|raw text|format: text",
         ),
         ("sft", {"text": "x"}, "text records for a stage of kind sft|questions and answers|use kind: pretrain"),
-        ("sft", {"text": "x", "label": "a"}, "classification records for a stage of kind sft|questions and answers"),
+        (
+            "sft",
+            {"text": "x", "label": "a"},
+            "classification records for a stage of kind sft|questions and answers|use kind: classify",
+        ),
         (
             "sft",
             {"prompt": "Q", "chosen": "A", "rejected": "B"},
             "preference records for a stage of kind sft|questions and answers|{completion: chosen} learns the chosen",
         ),
-        ("sft", {**PAIR, "label": True}, "unpaired records for a stage of kind sft|questions and answers"),
+        (
+            "sft",
+            {**PAIR, "label": True},
+            "unpaired records for a stage of kind sft|questions and answers|kind: preference",
+        ),
         (
             "sft",
             {"prompt": "Q", "completions": ["A"], "labels": [True]},
             "stepwise records for a stage of kind sft|questions and answers",
         ),
         ("sft", {"prompt": "Q"}, "prompt records for a stage of kind sft|questions and answers"),
+        (
+            "preference",
+            {**PAIR, "label": True},
+            "unpaired records for a stage of kind preference|preferred and rejected answers|loss: kto",
+        ),
     ],
 )
 def test_a_stage_refuses_what_it_cannot_learn_and_says_what_to_do(write, kind, row, told):

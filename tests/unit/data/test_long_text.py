@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fettle.data import encode as encode_module
-from fettle.data import long_text
+from fettle.data import coder, long_text
 from fettle.data.encode import encode
 from fettle.data.long_text import tokenize_long
 from fettle.data.record import Record
@@ -80,5 +79,5 @@ def test_encoding_a_long_text_gives_the_examples_it_had(monkeypatch, tmp_path, t
         return [one.input_ids.tolist() for one in encode([record], tiny, max_length=64)]
 
     whole = ids()
-    monkeypatch.setattr(encode_module, "LONG", 100)
+    monkeypatch.setattr(coder, "LONG", 100)
     assert ids() == whole

@@ -98,13 +98,16 @@ def test_a_continued_adapter_is_where_it_was_and_can_be_trained(base, adapter):
 
 def test_merged_weights_answer_as_base_and_adapter_do(base, adapter):
     apart = logits(resume(load_weights(base, torch.float32), adapter))
-    whole = merged(base, adapter, torch.float32)
+    whole = merged(load_weights(base, torch.float32), adapter, torch.float32)
     assert torch.allclose(logits(whole), apart, atol=1e-5)
     assert not any("lora" in name for name in whole.state_dict())
 
 
 def test_merging_happens_in_float32_whatever_type_is_asked_for(base, adapter):
-    exact, cast = merged(base, adapter, torch.float32).state_dict(), merged(base, adapter, torch.bfloat16).state_dict()
+    exact, cast = (
+        merged(load_weights(base, torch.float32), adapter, torch.float32).state_dict(),
+        merged(load_weights(base, torch.float32), adapter, torch.bfloat16).state_dict(),
+    )
     assert all(torch.equal(cast[name], exact[name].to(torch.bfloat16)) for name in exact)
 
 

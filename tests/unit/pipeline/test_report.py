@@ -48,7 +48,8 @@ def test_report_json_is_the_report(report, planned):
     write_report(report, planned)
     told = json.loads((report.out / "report.json").read_text())
     assert told == asdict(report) | {"out": str(report.out), "stages": [asdict(stage) for stage in report.stages]}
-    assert set(told["stages"][0]) == {"name", "kind", "cached", "seconds", "steps", "tokens", "artifact", "loss"}
+    result = {"steps", "tokens", "artifact", "loss", "unit", "measures"}
+    assert set(told["stages"][0]) == {"name", "kind", "cached", "seconds"} | result
     assert set(told["stages"][0]["loss"]) == {"first", "last", "heldout_before", "heldout_after"}
     assert told["stages"][0]["artifact"]["digest"].startswith("sha256:")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 import torch
 from small_house import House, chat
 
-from fettle.data.batches import IGNORE
+from fettle.data.batches import IGNORE, collate
 from fettle.data.encode import encode
 from fettle.data.sources import open_source, read_source
 from fettle.models.base import load_tokenizer
@@ -77,8 +78,8 @@ def trained_on(house: House, streaming: bool, world: int, accumulate: int, packi
     found: Counter[Tokens] = Counter()
     for rank in range(world):
         steps = StepsUnderway(curriculum(job))
-        how = {"accumulate": accumulate, "max_length": 128, "packing": packing, "pad_id": 0}
-        for batch in MicroBatches(steps=steps, rank=rank, world=world, **how):
+        rows = functools.partial(collate, max_length=128, packing=packing, pad_id=0)
+        for batch in MicroBatches(steps, rank, world, accumulate, rows):
             for row in range(len(batch["input_ids"])):
                 found += examples_in({name: tensor[row] for name, tensor in batch.items()})
     return found

@@ -9,7 +9,7 @@ import pytest
 from fettle.errors import UserError
 from fettle.recipe import load_recipe
 from fettle.recipe.adapter import LoraSpec
-from fettle.recipe.stages import ScheduleSpec
+from fettle.recipe.optimizer import ScheduleSpec
 
 HOUSE = """\
 name: northline
@@ -140,7 +140,7 @@ def test_a_missing_key_is_told_with_what_lacks_it(told, text, message):
         ("packing: 1", "packing: input should be a valid boolean, not 1"),
         ("cluster: 2", "cluster: input should be keys with values, not 2"),
         ("cluster: {zero: 4}", "cluster.zero: input should be 0, 1, 2 or 3, not 4"),
-        ("schedule: wave", "schedule: input should be 'cosine', 'linear' or 'constant', not 'wave'"),
+        ("schedule: wave", "schedule: input should be 'cosine', 'linear', 'constant' or 'wsd', not 'wave'"),
         ("adapter: {kind: lora, targets: q}", "adapter.targets: input should be a list or 'all-linear', not 'q'"),
         ("adapter: {kind: dora}", "adapter.kind: input should be 'lora', not 'dora'"),
         ("adapter: lora", "adapter: input should be keys with values or 'full', not 'lora'"),
@@ -169,7 +169,8 @@ def test_a_recipe_of_the_wrong_shape_is_told_in_yamls_words(told, text, message)
 
 def test_an_unknown_kind_is_told_with_its_line_and_the_nearest_kind(told):
     assert told(ONE.replace("kind: sft", "kind: stf")) == (
-        "recipe.yaml:4: stages.task.kind: unknown kind 'stf' (did you mean 'sft'?)\n  expected: pretrain, sft"
+        "recipe.yaml:4: stages.task.kind: unknown kind 'stf' (did you mean 'sft'?)\n"
+        "  expected: pretrain, sft, preference, reward, classify, merge"
     )
 
 

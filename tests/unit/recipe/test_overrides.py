@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fettle.recipe.data import DataSpec
-from fettle.recipe.stages import BatchSpec, ScheduleSpec
+from fettle.recipe.optimizer import ScheduleSpec
+from fettle.recipe.stages import BatchSpec
 
 TWO = """\
 name: a

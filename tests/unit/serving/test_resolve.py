@@ -183,3 +183,23 @@ def test_name_that_no_url_or_log_should_carry_is_refused(name: str) -> None:
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model"):
         resolve(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("kind", "what"), [("reward", "reward model"), ("classifier", "classifier")])
+def test_an_artifact_with_another_head_is_refused(make_model: MakeModel, kind: str, what: str) -> None:
+    folder = make_model("taste")
+    as_artifact(folder, kind=kind)
+
+    with pytest.raises(UserError, match=f"a {what} generates no text"):
+        resolve(folder)
+
+
+def test_an_adapter_with_another_head_is_refused_beside_a_base(
+    make_model: MakeModel, make_adapter: MakeAdapter
+) -> None:
+    base, adapter = make_model(), make_adapter("taste")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    write(adapter / "adapter_config.json", config | {"task_type": "SEQ_CLS"})
+
+    with pytest.raises(UserError, match="generates no text"):
+        resolve(base, adapters={"taste": adapter})

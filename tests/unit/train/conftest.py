@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from fettle.data.batches import Encoded
 from fettle.data.tokens import write_tokens
-from fettle.recipe.stages import SftStage
+from fettle.recipe.kinds import SftStage
 from fettle.train.checkpoint import Fence
 from fettle.train.job import StageJob
 
@@ -62,6 +62,7 @@ def make_job(tmp_path: Path) -> MakeJob:
             recipe="r",
             data=(),
             end_ids=(0,),
+            pad_id=0,
         )
 
     return make

@@ -96,10 +96,11 @@ def _stage_reports(
     from fettle.data.check import inspect_stage
     from fettle.data.measure import Measure
     from fettle.recipe import load_recipe
+    from fettle.recipe.stages import TrainingStage
 
     recipe = load_recipe(path, parse_overrides(set_ or []))
     reports = {}
-    for stage in recipe.stages:
+    for stage in (one for one in recipe.stages if isinstance(one, TrainingStage)):
         told = stage_base(recipe, stage, base, max_length, chat_template)
         measure = Measure(told.tokenizer, told.max_length, stage.on_long)
         reports[stage.name] = inspect_stage(recipe, stage, measure, sample=sample)

@@ -122,12 +122,16 @@ def _showing_recipe(
     set_: list[str] | None,
 ) -> _Showing:
     from fettle.recipe import load_recipe
+    from fettle.recipe.stages import TrainingStage
 
     recipe = load_recipe(path, parse_overrides(set_ or []))
-    names = [stage.name for stage in recipe.stages]
-    if name is not None and name not in names:
-        raise UserError(f"no stage '{name}'{did_you_mean(name, names)}", file=path, expected=", ".join(names))
-    stage = recipe.stages[names.index(name) if name else 0]
+    stages = {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainingStage)}
+    name = name or next(iter(stages), recipe.stages[0].name)
+    if name not in stages:
+        there = any(stage.name == name for stage in recipe.stages)
+        got = f"stage '{name}' has no data" if there else f"no stage '{name}'{did_you_mean(name, stages)}"
+        raise UserError(got, file=path, expected=", ".join(stages) or None)
+    stage = stages[name]
     field = f"stages.{stage.name}.data"
     where = {"file": recipe.file, "line": recipe.line(field), "field": field}
     told = stage_base(recipe, stage, base, max_length, chat_template)

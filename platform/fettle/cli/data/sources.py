@@ -11,11 +11,14 @@ import typer
 
 from fettle.cli.run import parse_overrides
 from fettle.errors import UserError, did_you_mean
+from fettle.recipe.kinds import YIELDS_MODEL
+from fettle.recipe.merge import MergeStage
+from fettle.recipe.stages import StageBase, TrainingStage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from fettle.recipe import Recipe, Stage
+    from fettle.recipe import Recipe
     from fettle.recipe.data import DataSpec
 
 LONGEST = 2048
@@ -106,7 +109,7 @@ def load_template(name: str | None) -> str | None:
 
 
 def stage_base(
-    recipe: Recipe, stage: Stage, base: str | None, max_length: int | None, template: str | None = None
+    recipe: Recipe, stage: TrainingStage, base: str | None, max_length: int | None, template: str | None = None
 ) -> Base:
     """The base whose tokenizer the stage uses: what the user says, its own, or that of the stage it goes on from."""
     from fettle.models.base import resolve_template
@@ -123,14 +126,20 @@ def stage_base(
     return load_base(name, wanted, text, recipe.file.parent, **where)
 
 
-def _origin(recipe: Recipe, stage: Stage) -> tuple[str, str]:
+def _origin(recipe: Recipe, stage: TrainingStage) -> tuple[str, str]:
     """(the model that a stage begins from, however many stages before it, the recipe's field that names it)."""
     by_name = {other.name: other for other in recipe.stages}
-    origin: Stage | None = stage
+    origin: StageBase | None = stage
     while origin is not None:
-        for key, value in (("base", origin.base), ("from", origin.from_)):
-            if value is not None and value not in by_name:
-                return value, f"stages.{origin.name}.{key}"
-        earlier = recipe.stages[: recipe.stages.index(origin)]
-        origin = by_name[origin.from_] if origin.from_ else (earlier[-1] if earlier else None)
+        named = {"from": origin.from_}
+        if isinstance(origin, TrainingStage):
+            named["base"] = origin.base
+        elif isinstance(origin, MergeStage) and origin.adapters:
+            named["adapters.0.from"] = origin.adapters[0].from_
+        key, value = next(((key, value) for key, value in named.items() if value is not None), ("", None))
+        if value is not None and value not in by_name:
+            return value, f"stages.{origin.name}.{key}"
+        earlier = recipe.stages[: list(by_name).index(origin.name)]
+        models = [one for one in earlier if one.kind in YIELDS_MODEL]
+        origin = by_name[value] if value else (models[-1] if models else None)
     return recipe.base, "base"

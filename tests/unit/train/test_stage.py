@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from fettle.train.causal import _cast, _elapsed, _Report
 from fettle.train.progress import StepRow
+from fettle.train.stage import _cast, _elapsed, _Report
 
 NO_STEPS: Any = None
 
@@ -22,11 +23,13 @@ def row(step: int, seconds: float, began: float = 0.0, loss: float = 1.0) -> Ste
 def test_the_report_has_the_means_of_the_first_and_the_last_tenth_of_the_steps(make_job):
     job = make_job()
     report = _Report(job, NO_STEPS, write=True)
-    report.before, report.after = 4.0, 2.0
+    report.trainer = SimpleNamespace(task=SimpleNamespace(unit="pair"))
+    report.before, report.after = {"loss": 4.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 0.75}
     for step in range(1, 21):
         report.writer.write(step=step, steps=20, loss=float(step), lr=1e-3, grad_norm=1.0, tokens=8, loss_tokens=3)
     told = report.metrics()
     assert told["loss"] == {"first": 1.5, "last": 19.5, "heldout_before": 4.0, "heldout_after": 2.0}
+    assert (told["unit"], told["measures"]) == ("pair", {"accuracy": {"before": 0.5, "after": 0.75}})
     assert (told["steps"], told["tokens"]) == (20, {"loss_bearing": 60, "all": 160})
 
 

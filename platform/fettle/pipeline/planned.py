@@ -1,0 +1,96 @@
+"""What a plan is made of: stages with everything resolved, and the sources of their records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fettle.artifact import is_artifact
+from fettle.data.sources import OpenSource
+from fettle.pipeline.origin import Origin
+from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.merge import MergeStage
+from fettle.recipe.stages import StageBase, TrainingStage
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """One source of a stage's records. contents: of each file, its suffix and the digest of what is in it.
+
+    reading: hash of how the files are read.
+    """
+
+    field: str
+    opened: OpenSource
+    weight: float
+    contents: tuple[str, ...]
+    reading: str
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides its records."""
+        return hash_of([self.contents, self.reading])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A stage of any kind, ready to run. origin: what it begins from; of several adapters the first."""
+
+    spec: StageBase
+    cluster: ClusterSpec
+    origin: Origin
+    precision: Literal["fp32", "bf16"]
+    fingerprint: str
+    folder: Path
+    artifact: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its artifact is there already."""
+        return is_artifact(self.artifact)
+
+    def result(self) -> Origin:
+        """What a later stage begins from: full weights."""
+        return Origin(self.artifact, self.origin.root, self.fingerprint, chat_template=self.origin.chat_template)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage(Planned):
+    """A stage that trains."""
+
+    spec: TrainingStage
+    adapter: AdapterSpec
+    sources: tuple[PlannedSource, ...]
+    heldout: PlannedSource | None
+    max_length: int
+
+    @property
+    def base(self) -> Path:
+        """Full weights under the stage's adapter; where the earlier adapter is merged first, the merged ones."""
+        merges = self.spec.merge_first and self.origin.adapter is not None
+        return self.folder / "merged" if merges and self.adapter != "full" else self.origin.base
+
+    def result(self) -> Origin:
+        """What a later stage begins from: full weights, or the same base under this stage's adapter."""
+        if self.adapter == "full":
+            return super().result()
+        return replace(
+            self.origin, base=self.base, identity=self.fingerprint, adapter=self.artifact, adapter_spec=self.adapter
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMerge(Planned):
+    """A stage that merges adapters of one base. adapters: each with its weight."""
+
+    spec: MergeStage
+    adapters: tuple[tuple[Path, float], ...]
+
+
+def hash_of(value: Any) -> str:
+    """Hexadecimal sha256 of what JSON makes of a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

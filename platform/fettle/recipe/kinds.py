@@ -1,0 +1,114 @@
+"""The kinds of stages, each with its own keys."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fettle.recipe.merge import MergeStage
+from fettle.recipe.stages import StageBase, TrainingStage
+
+
+class PretrainStage(TrainingStage):
+    """Continued pre-training on raw text; every token bears loss."""
+
+    kind: Literal["pretrain"]
+    """Raw text."""
+    objective: Literal["causal"] = "causal"
+    """What is predicted: the next token."""
+
+
+class SftStage(TrainingStage):
+    """Supervised fine-tuning on conversations and prompt/completion pairs; only the answers bear loss."""
+
+    kind: Literal["sft"]
+    """Conversations and prompts with answers."""
+    neftune: float | None = Field(None, gt=0)
+    """Noise on the embeddings while training, of this alpha (Jain et al. 2023, arXiv:2310.05914, try 5): answers get
+    longer and mostly better. It depends on how the examples lie in rows: other losses with other workers or packing."""
+
+
+class _WholeRecordsStage(TrainingStage):
+    @model_validator(mode="after")
+    def _not_streamed(self) -> "_WholeRecordsStage":
+        if self.streaming:
+            raise ValueError("streaming works with pretrain and sft: these records are encoded before training")
+        return self
+
+
+class PreferenceStage(_WholeRecordsStage):
+    """Learning which of several answers is preferred, from pairs or from answers judged by themselves."""
+
+    kind: Literal["preference"]
+    """Preferred and rejected answers."""
+    loss: Literal["dpo", "cdpo", "ipo", "kto", "orpo", "simpo"] = "dpo"
+    """The objective."""
+    beta: float | None = Field(None, gt=0)
+    """How strongly the policy is held to its reference (dpo, cdpo, ipo, kto); the odds ratio's weight (orpo); the
+    reward's scale (simpo); 0.1 by default, of simpo 2."""
+    label_smoothing: float | None = Field(None, gt=0, lt=0.5)
+    """cdpo: the share of pairs that are labelled the wrong way round; 0.1 by default."""
+    target_margin: float | None = Field(None, ge=0)
+    """simpo: by how much the reward of the chosen answer shall be larger (gamma); 0.5 by default."""
+    desirable_weight: float | None = Field(None, gt=0)
+    """kto: weight of good answers; 1 by default."""
+    undesirable_weight: float | None = Field(None, gt=0)
+    """kto: weight of bad answers; 1 by default."""
+
+    @model_validator(mode="after")
+    def _keys_of_the_loss(self) -> "PreferenceStage":
+        for key, loss in _KEYS_OF_LOSSES.items():
+            if getattr(self, key) is not None and self.loss != loss:
+                raise ValueError(f"{key} has no effect with loss: {self.loss}; it belongs to loss: {loss}")
+        return self
+
+
+_KEYS_OF_LOSSES = {
+    "label_smoothing": "cdpo",
+    "target_margin": "simpo",
+    "desirable_weight": "kto",
+    "undesirable_weight": "kto",
+}
+
+
+class RewardStage(_WholeRecordsStage):
+    """A reward model: one number for an answer, higher for the preferred one (Bradley & Terry 1952)."""
+
+    kind: Literal["reward"]
+    """Preferred and rejected answers."""
+    margin: bool = False
+    """The reward of the better answer shall be higher by the records' `margin`, or the difference of their scores."""
+    centre: float = Field(0.0, ge=0)
+    """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
+
+
+class ClassifyStage(_WholeRecordsStage):
+    """A text classifier: a new head over the language model's body."""
+
+    kind: Literal["classify"]
+    """Texts with labels."""
+    labels: tuple[str, ...] | None = Field(None, min_length=2)
+    """The labels in the order of the head's rows; by default those of the data, sorted."""
+    unfreeze: Literal["all", "head"] | Annotated[int, Field(ge=1)] = "all"
+    """Which weights are trained: all, the head alone, or the head and the last N layers: at first the head, then one
+    more layer from the top after each of N + 1 equal parts of the steps (gradual unfreezing: Howard & Ruder 2018,
+    ULMFiT, arXiv:1801.06146, section 3.3)."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Each layer's learning rate is so many times that of the layer above it; the head's is `lr` (discriminative
+    fine-tuning: ULMFiT, section 3.2, uses 1 / 2.6)."""
+
+
+YIELDS_MODEL = ("pretrain", "sft", "preference", "merge")
+"""Kinds of stages whose result is a language model, from which any other may begin."""
+OF_PARTS = ("preference", "reward", "classify")
+"""Kinds of stages that learn from a record as a whole: its answers together, or its text with its label."""
+Stage = Annotated[
+    PretrainStage | SftStage | PreferenceStage | RewardStage | ClassifyStage | MergeStage, Field(discriminator="kind")
+]
+STAGE_SPECS: dict[str, type[StageBase]] = {
+    "pretrain": PretrainStage,
+    "sft": SftStage,
+    "preference": PreferenceStage,
+    "reward": RewardStage,
+    "classify": ClassifyStage,
+    "merge": MergeStage,
+}

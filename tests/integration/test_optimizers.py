@@ -1,0 +1,174 @@
+"""Every optimizer gives the same losses however the work is split, and goes on as if never interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fettle.data.encode import encode
+from fettle.data.formats import read_file
+from fettle.data.tokens import write_tokens
+from fettle.models.base import BUNDLED, load_tokenizer
+from fettle.pipeline.prepare import end_ids
+from fettle.recipe import SftStage
+from fettle.train.checkpoint import Checkpoints
+from fettle.train.job import StageJob
+from fettle.train.trainer import StageTrainer
+from test_training_matrix import _worker, losses, train_alone, train_together
+
+MakeJob = Callable[..., StageJob]
+
+RATES = {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1, "rmsprop": 2e-4, "adafactor": 1e-2, "muon": 1e-3}
+# AdamW is in the matrix. A piece of a vector is stepped by these as the whole is.
+ELEMENTWISE = ("adam", "sgd", "rmsprop")
+SPLIT = [("adafactor", 0), ("muon", 0), *((kind, zero) for zero in (2, 3) for kind in ELEMENTWISE)]
+# Muon orthogonalises in bfloat16, which makes more of the order of a sum: 3e-5 nats seen, elsewhere 2e-6.
+TOLERANCE = dict.fromkeys(RATES, 2e-5) | {"muon": 2e-4}
+
+
+@pytest.fixture(scope="module")
+def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
+    """`make_job(name, adapter="full", **keys of the stage)`: four sft steps of the tiny model."""
+    folder = tmp_path_factory.mktemp("optimizers")
+    tokenizer = load_tokenizer(BUNDLED["tiny"])
+    records = list(read_file(root / "recipes" / "northline" / "chat.jsonl")[1])[:100]
+    tokens = write_tokens(folder / "tokens", encode(records, tokenizer, max_length=128))
+    write_tokens(folder / "heldout", [tokens[place] for place in range(10)])
+    (folder / "epoch").write_text("test")
+
+    def make(name: str, adapter: Any = "full", **keys: Any) -> StageJob:
+        told = {"name": name, "kind": "sft", "data": "chat.jsonl", "max_steps": 4, "batch": {"sequences": 8}}
+        spec = SftStage.model_validate(told | {"lr": 1e-3, "checkpoint": {"every": 2}} | keys)
+        return StageJob(
+            name=name,
+            fingerprint=name,
+            spec=spec,
+            adapter=adapter,
+            seed=3,
+            base=BUNDLED["tiny"],
+            from_adapter=None,
+            tokens=((folder / "tokens",),),
+            streams=(),
+            weights=(1.0,),
+            heldout=(folder / "heldout",),
+            max_length=128,
+            precision="fp32",
+            folder=folder / name,
+            artifact=folder / f"{name}-artifact",
+            recipe="",
+            data=(),
+            end_ids=end_ids(tokenizer),
+            pad_id=0,
+        )
+
+    return make
+
+
+def with_optimizer(make_job: MakeJob, kind: str, name: str) -> StageJob:
+    return make_job(f"{kind}-{name}", optimizer={"kind": kind, "weight_decay": 0.1}, lr=RATES[kind])
+
+
+def again(job: StageJob, name: str) -> StageJob:
+    """The same stage in another folder."""
+    folder = job.folder.with_name(f"{job.name}-{name}")
+    return dataclasses.replace(job, folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
+
+
+def cut_off(job: StageJob, monkeypatch: pytest.MonkeyPatch, step: int) -> StageJob:
+    """The stage trained in another folder, interrupted after the checkpoint of `step` and then gone on with."""
+    job = again(job, f"cut-{step}")
+    commit = Checkpoints.commit
+
+    def commit_and_die(self: Checkpoints, written: Path, at: int, and_keep: int | None = None) -> None:
+        commit(self, written, at, and_keep)
+        if at == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(job)
+    monkeypatch.undo()
+    train_alone(job)
+    return job
+
+
+def interrupted_together(cases: list[tuple[StageJob, int]]) -> None:
+    """Each case's stage on two workers that both stop after the checkpoint of step 2."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    for case in cases:  # one pair of processes each: an engine that was stopped leaves things behind
+        torch.multiprocessing.spawn(_stopping_worker, args=(port, [case]), nprocs=2)
+
+
+def _stopping_worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+    save = StageTrainer._save_checkpoint
+
+    def save_and_stop(self: Any, *args: Any) -> None:
+        save(self, *args)
+        if self.state.global_step == 2:
+            os._exit(0)
+
+    trainer: Any = StageTrainer
+    trainer._save_checkpoint = save_and_stop
+    _worker(rank, port, cases)
+
+
+def steps(job: StageJob) -> list[int]:
+    return [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(make_job: MakeJob) -> dict[str, StageJob]:
+    """One worker: each optimizer."""
+    jobs = {kind: with_optimizer(make_job, kind, "alone") for kind in RATES}
+    for job in jobs.values():
+        train_alone(job)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def together(make_job: MakeJob) -> dict[tuple[str, int], StageJob]:
+    """Two workers: each optimizer at each ZeRO stage that it works with."""
+    jobs = {(kind, zero): with_optimizer(make_job, kind, f"zero-{zero}") for kind, zero in SPLIT}
+    train_together([(job, zero) for (_, zero), job in jobs.items()])
+    return jobs
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_an_optimizer_lowers_the_heldout_loss(alone: dict[str, StageJob], kind: str) -> None:
+    *_, before, after = losses(alone[kind])
+    assert after < before - 0.05
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "zero"), SPLIT)
+def test_two_workers_take_the_steps_of_one(
+    alone: dict[str, StageJob], together: dict[tuple[str, int], StageJob], kind: str, zero: int
+) -> None:
+    assert losses(together[kind, zero]) == pytest.approx(losses(alone[kind]), abs=TOLERANCE[kind])
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_an_interrupted_optimizer_goes_on_with_the_very_same_losses(
+    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    job = cut_off(alone[kind], monkeypatch, 2)
+    assert (steps(job), losses(job)) == ([1, 2, 3, 4], losses(alone[kind]))
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_with_zero_go_on_with_the_very_same_losses(together: dict[tuple[str, int], StageJob]) -> None:
+    jobs = {case: again(together[case], "cut") for case in (("sgd", 2), ("rmsprop", 3))}
+    interrupted_together([(job, zero) for (_, zero), job in jobs.items()])
+    assert not any(job.artifact.exists() for job in jobs.values())
+    train_together([(job, zero) for (_, zero), job in jobs.items()])
+    for case, job in jobs.items():
+        assert (steps(job), losses(job)) == ([1, 2, 3, 4], losses(together[case]))

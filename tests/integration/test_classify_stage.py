@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +12,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from fettle.artifact import read_artifact
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import grouped, write_tokens
 from fettle.errors import UserError
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.recipe.adapter import LoraSpec
-from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.kinds import ClassifyStage
 from fettle.recipe.stages import BatchSpec
-from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.classify import ClassifyTask
-from fettle.train.job import GroupMember, StageJob
+from fettle.train.job import StageJob
 from fettle.train.param_groups import LayerRates
-from fettle.train.progress import curve
-from fettle.train.stages.classify import classify
-from fettle.train.worker import run_member
+from gloo import cut_off, losses, train_alone, train_together
 
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
@@ -109,34 +101,6 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     return make
 
 
-def fence_of(job: StageJob) -> Fence:
-    return Fence(job.folder.parent / "epoch", "test")
-
-
-def train_alone(job: StageJob) -> StageJob:
-    run_member([(job, classify)], GroupMember(0, 1, ClusterSpec(workers=1, zero=0), fence_of(job)), None)
-    return job
-
-
-def _worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    for job, zero in cases:
-        cluster = ClusterSpec(workers=2, zero=zero)
-        run_member([(job, classify)], GroupMember(rank, 2, cluster, fence_of(job)), None)
-        torch.distributed.barrier()
-
-
-def losses(job: StageJob) -> list[float]:
-    """The training loss of every step, then what was measured on the held-out texts before and after."""
-    metrics = read_artifact(job.artifact).metrics
-    told, accuracy = metrics["loss"], metrics["measures"]["accuracy"]
-    after = [told["heldout_before"], told["heldout_after"], accuracy["before"], accuracy["after"]]
-    return [*(row.loss for row in curve(job.progress)), *after]
-
-
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
@@ -169,9 +133,7 @@ def together(make_job: MakeJob, alone: dict[str, StageJob]) -> dict[str, StageJo
         "lora zero-2": (make_job("two-lora", adapter=LORA), 2),
         "rows zero-3": (make_job("two-rows", **rows), 3),
     }
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, args=(port, list(jobs.values())), nprocs=2)
+    train_together(list(jobs.values()))
     return {name: job for name, (job, _) in jobs.items()}
 
 
@@ -221,20 +183,7 @@ def test_frozen_weights_are_those_of_the_base_bit_for_bit(
 def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
     alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    folder = alone[case].folder.with_name(f"cut-{case}")
-    job = dataclasses.replace(alone[case], folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, step: int, *more: Any, **named: Any) -> None:
-        commit(self, written, step, *more, **named)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(job)
-    monkeypatch.undo()
-    train_alone(job)
+    job = cut_off(alone[case], monkeypatch, 4)
 
     assert losses(job) == losses(alone[case])
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
@@ -19,10 +16,9 @@ from fettle.data.tokens import write_tokens
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe import SftStage
-from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
 from fettle.train.trainer import StageTrainer
-from test_training_matrix import _worker, losses, train_alone, train_together
+from gloo import again, cut_off, losses, train_alone, train_together, work
 
 MakeJob = Callable[..., StageJob]
 
@@ -76,36 +72,10 @@ def with_optimizer(make_job: MakeJob, kind: str, name: str) -> StageJob:
     return make_job(f"{kind}-{name}", optimizer={"kind": kind, "weight_decay": 0.1}, lr=RATES[kind])
 
 
-def again(job: StageJob, name: str) -> StageJob:
-    """The same stage in another folder."""
-    folder = job.folder.with_name(f"{job.name}-{name}")
-    return dataclasses.replace(job, folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
-
-
-def cut_off(job: StageJob, monkeypatch: pytest.MonkeyPatch, step: int) -> StageJob:
-    """The stage trained in another folder, interrupted after the checkpoint of `step` and then gone on with."""
-    job = again(job, f"cut-{step}")
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, at: int, and_keep: int | None = None) -> None:
-        commit(self, written, at, and_keep)
-        if at == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(job)
-    monkeypatch.undo()
-    train_alone(job)
-    return job
-
-
 def interrupted_together(cases: list[tuple[StageJob, int]]) -> None:
     """Each case's stage on two workers that both stop after the checkpoint of step 2."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     for case in cases:  # one pair of processes each: an engine that was stopped leaves things behind
-        torch.multiprocessing.spawn(_stopping_worker, args=(port, [case]), nprocs=2)
+        train_together([case], _stopping_worker)
 
 
 def _stopping_worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
@@ -118,7 +88,7 @@ def _stopping_worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) ->
 
     trainer: Any = StageTrainer
     trainer._save_checkpoint = save_and_stop
-    _worker(rank, port, cases)
+    work(rank, port, cases)
 
 
 def steps(job: StageJob) -> list[int]:

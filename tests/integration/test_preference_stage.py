@@ -14,7 +14,8 @@ from fettle.artifact import read_artifact
 from fettle.errors import FettleError
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
-from preference_jobs import LORA, losses, make_preference_jobs, train_alone, train_together
+from gloo import losses, train_alone, train_together
+from preference_jobs import LORA, make_preference_jobs
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a kind waits for all of that kind to be trained
 # float32, sums in another order.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,12 @@ from fettle.errors import UserError
 from fettle.models.adapters import resume
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.recipe.adapter import LoraSpec
-from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.kinds import RewardStage
 from fettle.recipe.stages import BatchSpec
 from fettle.serving.resolve import resolve
-from fettle.train.checkpoint import Checkpoints, Fence
-from fettle.train.job import GroupMember, StageJob
-from fettle.train.progress import curve
+from fettle.train.job import StageJob
 from fettle.train.reward import RewardTask
-from fettle.train.stages.reward import reward
-from fettle.train.worker import run_member
+from gloo import cut_off, losses, train_alone, train_together
 
 STEPS = 6
 TOLERANCE = 2e-5  # nats; float32, sums in another order
@@ -102,38 +96,6 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     return make
 
 
-def fence_of(job: StageJob) -> Fence:
-    return Fence(job.folder.parent / "epoch", "test")
-
-
-def train_alone(job: StageJob) -> StageJob:
-    run_member([(job, reward)], GroupMember(0, 1, ClusterSpec(workers=1, zero=0), fence_of(job)), None)
-    return job
-
-
-def _worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.rand(1 + rank)  # workers whose generators have gone different ways begin with the same head
-    for job, zero in cases:
-        run_member([(job, reward)], GroupMember(rank, 2, ClusterSpec(workers=2, zero=zero), fence_of(job)), None)
-        torch.distributed.barrier()
-
-
-def losses(job: StageJob) -> list[float]:
-    """The training loss of every step, then the held-out measures before and after."""
-    told = read_artifact(job.artifact).metrics
-    pairs = [told["measures"][name] for name in ("accuracy", "reward_margin", "reward")]
-    heldout = [told["loss"]["heldout_before"], told["loss"]["heldout_after"]]
-    return [
-        *(row.loss for row in curve(job.progress)),
-        *heldout,
-        *(p[key] for p in pairs for key in ("before", "after")),
-    ]
-
-
 @pytest.fixture(scope="module")
 def alone(make_job: MakeJob) -> dict[str, StageJob]:
     """One worker: the reference, and what differs in packing or accumulation."""
@@ -156,9 +118,7 @@ def together(make_job: MakeJob) -> dict[str, StageJob]:
         "zero-3": (make_job("two-zero-3"), 3),
         "lora zero-3": (make_job("two-lora-3", adapter=LORA), 3),
     }
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, args=(port, list(jobs.values())), nprocs=2)
+    train_together(list(jobs.values()))
     return {name: job for name, (job, _) in jobs.items()}
 
 
@@ -186,20 +146,7 @@ def test_an_adapter_on_two_workers_has_the_losses_of_one(
 def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
     alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    folder = alone[case].folder.with_name(f"cut-{case}")
-    job = dataclasses.replace(alone[case], folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, step: int, **more: Any) -> None:
-        commit(self, written, step, **more)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(job)
-    monkeypatch.undo()
-    train_alone(job)
+    job = cut_off(alone[case], monkeypatch, 4)
 
     assert losses(job) == losses(alone[case])
 

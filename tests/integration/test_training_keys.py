@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from fettle.artifact import read_artifact
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
-from test_optimizers import again, cut_off, make_job, steps
-from test_training_matrix import LORA, losses, train_alone, train_together
+from gloo import again, cut_off, losses, train_alone, train_together
+from test_optimizers import make_job, steps
+from test_training_matrix import LORA
 
 __all__ = ["make_job"]  # a fixture
 MakeJob = Callable[..., StageJob]

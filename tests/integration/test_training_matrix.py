@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,14 +20,10 @@ from fettle.models.base import BUNDLED, dtype_of, load_tokenizer, template_in
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe import SftStage
 from fettle.recipe.adapter import LoraSpec
-from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, FormatName
 from fettle.recipe.stages import BatchSpec
-from fettle.train.checkpoint import Checkpoints, Fence
-from fettle.train.job import GroupMember, StageJob
-from fettle.train.progress import curve
-from fettle.train.stages.sft import sft
-from fettle.train.worker import run_member
+from fettle.train.job import StageJob
+from gloo import cut_off, losses, train_alone, train_together
 
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
@@ -111,45 +105,6 @@ def _long_lines(root: Path, folder: Path) -> Path:
     return folder / "lines.txt"
 
 
-def fence_of(job: StageJob) -> Fence:
-    return Fence(job.folder.parent / "epoch", "test")
-
-
-def train_alone(job: StageJob) -> None:
-    run_member([(job, sft)], GroupMember(0, 1, ClusterSpec(workers=1, zero=0), fence_of(job)), None)
-
-
-def train_together(cases: list[tuple[StageJob, int]]) -> None:
-    """Each case's stage on two workers at its ZeRO stage, in one pair of processes."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, args=(port, cases), nprocs=2)
-
-
-def _worker(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    for job, zero in cases:
-        run_member([(job, sft)], GroupMember(rank, 2, ClusterSpec(workers=2, zero=zero), fence_of(job)), None)
-        torch.distributed.barrier()
-
-
-def losses(job: StageJob) -> list[float]:
-    """The training loss of every step, then the held-out loss before and after."""
-    told = read_artifact(job.artifact).metrics["loss"]
-    return [*(row.loss for row in curve(job.progress)), told["heldout_before"], told["heldout_after"]]
-
-
 @pytest.fixture(scope="module")
 def alone(make_job: MakeJob) -> dict[str, StageJob]:
     """One worker: the reference, and what differs in packing or accumulation."""
@@ -227,20 +182,7 @@ def test_zero_3_publishes_the_weights_of_one_worker(alone: dict[str, StageJob], 
 def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
     alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    folder = alone[case].folder.with_name(f"cut-{case}")
-    job = dataclasses.replace(alone[case], folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, step: int, **kept: object) -> None:
-        commit(self, written, step, **kept)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(job)
-    monkeypatch.undo()
-    train_alone(job)
+    job = cut_off(alone[case], monkeypatch, 4)
 
     steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
     assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone[case]))

@@ -1,0 +1,89 @@
+"""Stages trained without Ray, which takes half a minute to start: in this process, or in two that speak gloo."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fettle.artifact import read_artifact
+from fettle.recipe.cluster import ClusterSpec
+from fettle.train.checkpoint import Checkpoints, Fence
+from fettle.train.job import GroupMember, StageFunction, StageJob
+from fettle.train.progress import curve
+from fettle.train.stages.classify import classify
+from fettle.train.stages.preference import preference
+from fettle.train.stages.reward import reward
+from fettle.train.stages.sft import sft
+from fettle.train.worker import run_member
+
+FUNCTIONS: dict[str, StageFunction] = {"sft": sft, "preference": preference, "reward": reward, "classify": classify}
+
+
+def fence_of(job: StageJob) -> Fence:
+    """That of the test, which has written the file `epoch` beside the stage."""
+    return Fence(job.folder.parent / "epoch", "test")
+
+
+def train_alone(job: StageJob) -> StageJob:
+    """The stage on one worker, in this process."""
+    run_member(
+        [(job, FUNCTIONS[job.spec.kind])], GroupMember(0, 1, ClusterSpec(workers=1, zero=0), fence_of(job)), None
+    )
+    return job
+
+
+def train_together(cases: list[tuple[StageJob, int]], worker: Any = None) -> None:
+    """Each case's stage on two workers at its ZeRO stage, in one pair of processes."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(worker or work, args=(port, cases), nprocs=2)
+
+
+def work(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+    """What each of the two processes does."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.rand(1 + rank)  # the workers' generators have gone different ways before
+    for job, zero in cases:
+        member = GroupMember(rank, 2, ClusterSpec(workers=2, zero=zero), fence_of(job))
+        run_member([(job, FUNCTIONS[job.spec.kind])], member, None)
+        torch.distributed.barrier()
+
+
+def again(job: StageJob, name: str) -> StageJob:
+    """The same stage in another folder."""
+    folder = job.folder.with_name(f"{job.name}-{name}")
+    return dataclasses.replace(job, folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
+
+
+def cut_off(job: StageJob, monkeypatch: pytest.MonkeyPatch, step: int) -> StageJob:
+    """The stage trained in another folder, interrupted after the checkpoint of `step` and then gone on with."""
+    job = again(job, f"cut-{step}")
+    commit = Checkpoints.commit
+
+    def commit_and_die(self: Checkpoints, written: Path, at: int, and_keep: int | None = None) -> None:
+        commit(self, written, at, and_keep)
+        if at == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(job)
+    monkeypatch.undo()
+    return train_alone(job)
+
+
+def losses(job: StageJob) -> list[float]:
+    """The training loss of every step, then what was measured on the held-out records before and after."""
+    told = read_artifact(job.artifact).metrics
+    pairs = [told["loss"][f"heldout_{when}"] for when in ("before", "after")]
+    pairs += [measure[when] for measure in told["measures"].values() for when in ("before", "after")]
+    return [*(row.loss for row in curve(job.progress)), *pairs]

@@ -13,7 +13,7 @@ from fettle.artifact import read_artifact
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
 from gloo import again, cut_off, losses, train_alone, train_together
-from test_optimizers import make_job, steps
+from test_optimizer_steps import make_job, steps
 from test_training_matrix import LORA
 
 __all__ = ["make_job"]  # a fixture

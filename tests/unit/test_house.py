@@ -81,3 +81,8 @@ def test_the_cluster_file_is_valid_for_rays_autoscaler():
     assert told["provider"]["type"] == "local"
     with pytest.raises(ValidationError, match="'colour' was unexpected"):  # Ray's schema does not take anything
         validate_config(prepare_config(told | {"colour": "red"}))
+
+
+def test_no_two_test_files_have_one_name():
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))  # pytest would collect only one of them

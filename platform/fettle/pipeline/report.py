@@ -113,7 +113,7 @@ def _svg(rows: Sequence[StepRow], stage: StageReport) -> str:
     if before is not None and after is not None and rows:
         axes.plot([0, rows[-1].step], [before, after], "o", color="#c4622d", label="held out, before and after")
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("nats per token")
+    axes.set_ylabel(f"{'nats' if stage.unit == 'token' else 'loss'} per {stage.unit}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6")
     axes.legend(frameon=False)

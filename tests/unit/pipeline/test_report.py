@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -104,3 +104,9 @@ def test_the_table_has_a_row_for_each_stage(report):
     assert header.split() == ["stage", "kind", "steps", "tokens", "time", "training", "loss", "held-out", "loss"]
     assert domain.split() == ["domain", "pretrain", "3", "24", "cached", "3.00", "→", "2.00", "3.50", "→", "2.50"]
     assert instruct.split()[4:6] == ["2", "s"]
+
+
+def test_a_stage_that_learns_from_pairs_says_so_and_what_else_was_measured(report, planned):
+    row = replace(report.stages[0], unit="pair", measures={"accuracy": {"before": 0.5, "after": 0.75}})
+    write_report(replace(report, stages=(row,)), planned[:1])
+    assert "accuracy 0.500 → 0.750" in " ".join(page(report.out).split())

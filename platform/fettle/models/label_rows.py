@@ -10,7 +10,9 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-HEAD_WEIGHT = "score.weight"
+from fettle.models.heads import HEAD
+
+HEAD_WEIGHT = f"{HEAD}.weight"
 
 
 def name_labels(model: PreTrainedModel, labels: Sequence[str]) -> None:

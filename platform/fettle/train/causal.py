@@ -12,9 +12,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from fettle.data.batches import IGNORE, Encoded, collate
 from fettle.models.base import load_weights
+from fettle.train.logprobs import MOST_LOGITS
 from fettle.train.neftune import EmbeddingNoise
-
-_MOST_LOGITS = 2**28  # 1 GiB in float32
 
 
 class CausalTask:
@@ -54,7 +53,7 @@ class CausalTask:
         labels = inputs["labels"]
         if self.noise is not None:
             self.noise.expect(inputs["position_ids"])
-        if labels.device.type != "cpu" or labels.numel() * self._vocab > _MOST_LOGITS:
+        if labels.device.type != "cpu" or labels.numel() * self._vocab > MOST_LOGITS:
             return -model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float().sum()
         wanted = labels[:, 1:] != IGNORE
         output = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)

@@ -13,13 +13,13 @@ from fettle.data.formats import read_file
 from fettle.data.tokens import TokenExample, grouped, write_tokens
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.prepare import end_ids
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.kinds import PreferenceStage
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
 
 STEPS = 6
-LORA = LoraSpec(kind="lora", r=4, alpha=8)
+LORA = AdapterSpec(kind="lora", r=4, alpha=8)
 
 
 def make_preference_jobs(root: Path, folder: Path) -> Callable[..., StageJob]:
@@ -40,7 +40,7 @@ def make_preference_jobs(root: Path, folder: Path) -> Callable[..., StageJob]:
         unpaired: bool = False,
         packing: bool = True,
         accumulate: int = 1,
-        adapter: LoraSpec | str = "full",
+        adapter: AdapterSpec = FULL,
         **keys: Any,
     ) -> StageJob:
         spec = PreferenceStage(

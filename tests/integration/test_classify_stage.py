@@ -17,7 +17,7 @@ from fettle.data.formats import read_file
 from fettle.data.tokens import grouped, write_tokens
 from fettle.errors import UserError
 from fettle.models.base import BUNDLED, load_tokenizer
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.kinds import ClassifyStage
 from fettle.recipe.stages import BatchSpec
 from fettle.train.classify import ClassifyTask
@@ -28,7 +28,7 @@ from gloo import cut_off, losses, train_alone, train_together
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
 TOLERANCE = 2e-5
-LORA = LoraSpec(kind="lora", r=4, alpha=8)
+LORA = AdapterSpec(kind="lora", r=4, alpha=8)
 FOUR = ("fares", "rules", "stations", "trains")
 TWO = ("trains", "rules")
 SIX = ("club", "trains", "travel", "rules", "fares", "parcels")
@@ -58,7 +58,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
         labels: Sequence[str] = FOUR,
         *,
         base: Path = BUNDLED["tiny"],
-        adapter: LoraSpec | str = "full",
+        adapter: AdapterSpec = FULL,
         packing: bool = True,
         accumulate: int = 1,
         **keys: Any,

@@ -21,7 +21,7 @@ from fettle.data.tokens import write_tokens
 from fettle.models.base import BUNDLED, digest_of, load_tokenizer, load_weights
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe import SftStage
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.merge import MergeStage
 from fettle.recipe.stages import BatchSpec
@@ -42,8 +42,8 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokens(folder / "tokens", encode(records, load_tokenizer(BUNDLED["tiny"]), max_length=128))
     (folder / "epoch").write_text("test")
     adapters = [
-        training(folder, "one", adapter=LoraSpec(kind="lora", r=4, alpha=8)),
-        training(folder, "two", adapter=LoraSpec(kind="lora", r=8, alpha=8)),
+        training(folder, "one", adapter=AdapterSpec(kind="lora", r=4, alpha=8)),
+        training(folder, "two", adapter=AdapterSpec(kind="lora", r=8, alpha=8)),
     ]
     run_member([(job, sft) for job in adapters], member(folder), None)
     return folder
@@ -54,7 +54,7 @@ def member(folder: Path, rank: int = 0, cluster: ClusterSpec | None = None) -> G
     return GroupMember(rank, cluster.workers, cluster, Fence(folder / "epoch", "test"))
 
 
-def training(folder: Path, name: str, *, base: Path = BUNDLED["tiny"], adapter: LoraSpec | str = "full") -> StageJob:
+def training(folder: Path, name: str, *, base: Path = BUNDLED["tiny"], adapter: AdapterSpec = FULL) -> StageJob:
     batch = BatchSpec(sequences=8)
     spec = SftStage(name=name, kind="sft", data="chat.jsonl", max_steps=3, batch=batch, lr=2e-3)
     return StageJob(

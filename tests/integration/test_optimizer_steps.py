@@ -16,6 +16,7 @@ from fettle.data.tokens import write_tokens
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe import SftStage
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.train.job import StageJob
 from fettle.train.trainer import StageTrainer
 from gloo import again, cut_off, losses, train_alone, train_together, work
@@ -40,7 +41,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     write_tokens(folder / "heldout", [tokens[place] for place in range(10)])
     (folder / "epoch").write_text("test")
 
-    def make(name: str, adapter: Any = "full", **keys: Any) -> StageJob:
+    def make(name: str, adapter: AdapterSpec = FULL, **keys: Any) -> StageJob:
         told = {"name": name, "kind": "sft", "data": "chat.jsonl", "max_steps": 4, "batch": {"sequences": 8}}
         spec = SftStage.model_validate(told | {"lr": 1e-3, "checkpoint": {"every": 2}} | keys)
         return StageJob(

@@ -19,7 +19,7 @@ from fettle.data.tokens import TokenExample, TokenSet, grouped, write_tokens
 from fettle.errors import UserError
 from fettle.models.adapters import resume
 from fettle.models.base import BUNDLED, load_tokenizer
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.kinds import RewardStage
 from fettle.recipe.stages import BatchSpec
 from fettle.serving.resolve import resolve
@@ -29,7 +29,7 @@ from gloo import cut_off, losses, train_alone, train_together
 
 STEPS = 6
 TOLERANCE = 2e-5  # nats; float32, sums in another order
-LORA = LoraSpec(kind="lora", r=4, alpha=8)
+LORA = AdapterSpec(kind="lora", r=4, alpha=8)
 
 MakeJob = Callable[..., StageJob]
 
@@ -56,7 +56,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     (folder / "epoch").write_text("test")
 
     def make(
-        name: str, *, packing: bool = True, accumulate: int = 1, adapter: LoraSpec | str = "full", **keys: Any
+        name: str, *, packing: bool = True, accumulate: int = 1, adapter: AdapterSpec = FULL, **keys: Any
     ) -> StageJob:
         spec = RewardStage(
             name=name,

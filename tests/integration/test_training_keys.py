@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fettle.artifact import read_artifact
+from fettle.recipe.adapter import FULL
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
 from gloo import again, cut_off, losses, train_alone, train_together
@@ -78,9 +79,9 @@ def test_two_workers_end_early_at_the_same_step_with_the_same_weights(stopped: S
         assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
-@pytest.mark.parametrize("adapter", ["full", LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [FULL, LORA], ids=["full", "lora"])
 def test_gradient_checkpointing_leaves_the_losses_alone(make_job: MakeJob, adapter: Any) -> None:
-    name = "full" if adapter == "full" else "lora"
+    name = "full" if adapter == FULL else "lora"
     plain = trained(make_job(f"kept-{name}", adapter, gradient_checkpointing=False))
     again_computed = trained(make_job(f"recomputed-{name}", adapter, gradient_checkpointing=True))
     assert losses(again_computed) == losses(plain)
@@ -94,11 +95,11 @@ def test_noise_changes_the_training_losses_and_is_gone_from_what_is_measured(mak
     assert (noisy.artifact / "config.json").read_text() == (plain.artifact / "config.json").read_text()
 
 
-@pytest.mark.parametrize("adapter", ["full", LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("adapter", [FULL, LORA], ids=["full", "lora"])
 def test_an_interrupted_stage_goes_on_with_the_very_same_noise(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, adapter: Any
 ) -> None:
-    name = "noisy-full" if adapter == "full" else "noisy-lora"
+    name = "noisy-full" if adapter == FULL else "noisy-lora"
     job = trained(make_job(name, adapter, neftune=5.0))
     assert losses(cut_off(job, monkeypatch, 2)) == losses(job)
 

@@ -19,7 +19,7 @@ from fettle.data.tokens import write_tokens
 from fettle.models.base import BUNDLED, dtype_of, load_tokenizer, template_in
 from fettle.pipeline.prepare import end_ids
 from fettle.recipe import SftStage
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.data import DataSpec, FormatName
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
@@ -28,7 +28,7 @@ from gloo import cut_off, losses, train_alone, train_together
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
 TOLERANCE = 2e-5
-LORA = LoraSpec(kind="lora", r=4, alpha=8)
+LORA = AdapterSpec(kind="lora", r=4, alpha=8)
 
 MakeJob = Callable[..., StageJob]
 
@@ -52,7 +52,7 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
         *,
         packing: bool = True,
         accumulate: int = 1,
-        adapter: LoraSpec | str = "full",
+        adapter: AdapterSpec = FULL,
         streaming: bool = False,
     ) -> StageJob:
         spec = SftStage(

@@ -12,15 +12,16 @@ from transformers import PreTrainedModel
 from fettle.errors import UserError
 from fettle.models.heads import HEAD, has_head
 from fettle.models.tied import untie
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 
 
-def attach(model: PreTrainedModel, spec: LoraSpec, base: Path, seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, spec: AdapterSpec, base: Path, seed: int) -> PeftModel:
     """`model` with a fresh adapter that changes nothing yet (B = 0), initialised the same on every worker.
 
     Raises UserError where `targets` names no module of the model.
     """
     torch.manual_seed(seed)
+    assert spec.r is not None and spec.targets is not None and spec.dropout is not None
     targets = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
     config = LoraConfig(
         r=spec.r,

@@ -26,10 +26,9 @@ def why_not_merged(adapter: Path, *, several: bool) -> str | None:
 
 def why_not_made(spec: AdapterSpec, *, several: bool) -> str | None:
     """The same of an adapter that a stage will make."""
-    kind = spec if isinstance(spec, str) else spec.kind
-    if kind not in ("lora", "dora", "ia3"):
-        return f"it is of kind {kind}, which works beside the weights and is no update of them"
-    return f"it is of kind {kind}; only LoRA adapters are combined" if several and kind != "lora" else None
+    if spec.kind not in ("lora", "dora", "ia3"):
+        return f"it is of kind {spec.kind}, which works beside the weights and is no update of them"
+    return f"it is of kind {spec.kind}; only LoRA adapters are combined" if several and spec.kind != "lora" else None
 
 
 def _why_not_with_others(kind: str, config: dict[str, Any]) -> str | None:

@@ -26,7 +26,7 @@ def check_freezing(recipe: Recipe, stage: PlannedStage) -> None:
 
     keys = {"unfreeze": spec.unfreeze != "all", "layer_decay": spec.layer_decay != 1}
     for key in (key for key, is_set in keys.items() if is_set):
-        if stage.adapter != "full":
+        if stage.adapter.is_beside:
             fix = "remove it, or train the weights themselves: adapter: full"
             raise error(key, f"{key} has no effect with an adapter, which leaves every layer frozen", fix=fix)
         if stage.cluster.offload:  # DeepSpeed's own optimizer, which offloading needs, has one group for all layers

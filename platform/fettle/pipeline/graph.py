@@ -64,7 +64,7 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
             "sources": [(source.digest, source.weight) for source in sources],
             "heldout": heldout.digest if heldout else None,
-            "adapter": adapter if isinstance(adapter, str) else adapter.model_dump(mode="json"),
+            "adapter": adapter.model_dump(mode="json"),
             "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
             "precision": precision,
             "instructions": instruction_set(),
@@ -144,8 +144,8 @@ def _adapter(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterSpe
     if origin.adapter_spec is not None:
         differs = adapter != origin.adapter_spec
     else:  # an adapter's folder: PEFT's configuration tells its rank
-        differs = adapter != "full" and adapter.r != rank_of(origin.adapter)
-    if not stage.merge_first and (adapter == "full" or differs):
+        differs = adapter.r != rank_of(origin.adapter)
+    if not stage.merge_first and (not adapter.is_beside or differs):
         raise UserError(
             "this stage begins from an adapter and asks for another one",
             file=recipe.file,

@@ -72,11 +72,11 @@ class PlannedStage(Planned):
     def base(self) -> Path:
         """Full weights under the stage's adapter; where the earlier adapter is merged first, the merged ones."""
         merges = self.spec.merge_first and self.origin.adapter is not None
-        return self.folder / "merged" if merges and self.adapter != "full" else self.origin.base
+        return self.folder / "merged" if merges and self.adapter.is_beside else self.origin.base
 
     def result(self) -> Origin:
         """What a later stage begins from: full weights, or the same base under this stage's adapter."""
-        if self.adapter == "full":
+        if not self.adapter.is_beside:
             return super().result()
         return replace(
             self.origin, base=self.base, identity=self.fingerprint, adapter=self.artifact, adapter_spec=self.adapter

@@ -130,7 +130,7 @@ def _labels(recipe: Recipe, spec: TrainingStage, found: DataReport) -> tuple[str
 
 def _check_targets(recipe: Recipe, stage: PlannedStage) -> None:
     """Raises UserError where an adapter's targets are no layers of the model, which a worker would find out late."""
-    if stage.adapter == "full" or stage.adapter.targets == "all-linear":
+    if not isinstance(stage.adapter.targets, tuple):
         return
     layers = linear_layers(stage.origin.root)
     for target in stage.adapter.targets:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fettle.errors import UserError, did_you_mean
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.combinations import check_combinations
 from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
@@ -25,7 +25,7 @@ from fettle.recipe.yaml_lines import parse_value, read_yaml
 
 _PARTS: dict[str, type[BaseModel]] = {
     "cluster": ClusterSpec,
-    "adapter": LoraSpec,
+    "adapter": AdapterSpec,
     "data": DataSpec,
     "heldout": HeldoutSpec,
     "replay": ReplaySpec,

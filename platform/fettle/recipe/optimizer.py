@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fettle.recipe.spec import Spec
+from fettle.recipe.spec import Spec, check_keys, with_defaults
 
 OptimizerKind = Literal["adamw", "adam", "sgd", "rmsprop", "adafactor", "muon"]
 _OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -50,11 +50,11 @@ class OptimizerSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, value: Any) -> Any:
-        return _with_defaults(value, "adamw", _OPTIMIZERS)
+        return with_defaults(value, "adamw", _OPTIMIZERS)
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> "OptimizerSpec":
-        _check_keys(self, _OPTIMIZERS)
+        check_keys(self, _OPTIMIZERS)
         return self
 
 
@@ -74,11 +74,11 @@ class ScheduleSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_kind(cls, value: Any) -> Any:
-        return _with_defaults(value, "cosine", _SCHEDULES)
+        return with_defaults(value, "cosine", _SCHEDULES)
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> "ScheduleSpec":
-        _check_keys(self, _SCHEDULES)
+        check_keys(self, _SCHEDULES)
         if self.decay is not None and self.warmup + self.decay > 1:
             raise ValueError(f"warmup {self.warmup:g} and decay {self.decay:g} are more than all the steps")
         return self
@@ -96,17 +96,3 @@ class EarlyStopSpec(Spec):
     keep: Literal["best", "last"] = "best"
     """Which weights the artifact holds: those of the best measurement (a checkpoint is written at each improvement), or
     those of the last step."""
-
-
-def _with_defaults(value: Any, kind: str, defaults: dict[str, dict[str, float]]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {**defaults.get(str(value.get("kind", kind)), {}), **value}
-
-
-def _check_keys(spec: OptimizerSpec | ScheduleSpec, keys: dict[str, dict[str, float]]) -> None:
-    """Raises ValueError where a key is given that the kind has no use for."""
-    for key in dict.fromkeys(key for known in keys.values() for key in known):
-        if getattr(spec, key) is not None and key not in keys[spec.kind]:
-            kinds = ", ".join(kind for kind, known in keys.items() if key in known)
-            raise ValueError(f"{key} has no effect with {spec.kind}; it belongs to {kinds}")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
 from fettle.recipe.kinds import STAGE_SPECS
@@ -43,7 +43,7 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`schedule`", ScheduleSpec, "stages.NAME.schedule."),
     ("`early_stop`", EarlyStopSpec, "stages.NAME.early_stop."),
     ("`checkpoint`", CheckpointSpec, "stages.NAME.checkpoint."),
-    ("`adapter: {kind: lora}`", LoraSpec, "adapter."),
+    ("`adapter`", AdapterSpec, "adapter."),
     ("`cluster`", ClusterSpec, "cluster."),
 )
 
@@ -91,7 +91,7 @@ def _default(info: Any) -> str:
         return ""
     if info.default is None:
         return "–"
-    if isinstance(info.default, (OptimizerSpec, ScheduleSpec)):
+    if isinstance(info.default, (OptimizerSpec, ScheduleSpec, AdapterSpec)):
         return f"`{info.default.kind}`"
     if isinstance(info.default, BaseModel):
         told = info.default.model_dump(exclude_none=True, exclude_defaults=True)

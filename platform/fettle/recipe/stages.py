@@ -8,7 +8,7 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec, as_source
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
-from fettle.recipe.spec import Spec
+from fettle.recipe.spec import Spec, as_kind
 
 
 class BatchSpec(Spec):
@@ -43,10 +43,6 @@ def _as_sources(value: object) -> object:
     return tuple(as_source(item) for item in items)
 
 
-def _as_kind(value: object) -> object:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 class StageBase(Spec):
     """The keys every stage has."""
 
@@ -74,9 +70,9 @@ class TrainingStage(StageBase):
     """On what the loss is measured before and after; by default 2 % of the records, at most 200."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate."""
-    optimizer: Annotated[OptimizerSpec, BeforeValidator(_as_kind)] = OptimizerSpec()
+    optimizer: Annotated[OptimizerSpec, BeforeValidator(as_kind)] = OptimizerSpec()
     """What turns gradients into steps; `optimizer: sgd` is enough to name the kind."""
-    schedule: Annotated[ScheduleSpec, BeforeValidator(_as_kind)] = ScheduleSpec()
+    schedule: Annotated[ScheduleSpec, BeforeValidator(as_kind)] = ScheduleSpec()
     """How the learning rate goes; `schedule: linear` is enough to name the kind."""
     early_stop: EarlyStopSpec | None = None
     """End the stage when its held-out loss no longer falls; by default it takes all its steps."""
@@ -102,7 +98,7 @@ class TrainingStage(StageBase):
     """How often to save, and how much to keep."""
     merge_first: bool = False
     """Merge the adapter this stage begins from into its base, and train on from full weights."""
-    adapter: Annotated[AdapterSpec | None, Field(union_mode="left_to_right")] = None
+    adapter: Annotated[AdapterSpec | None, BeforeValidator(as_kind)] = None
     """This stage's own adapter."""
 
     @property

@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
-from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec
 from fettle.recipe.kinds import Stage
-from fettle.recipe.spec import Spec
+from fettle.recipe.spec import Spec, as_kind
 from fettle.recipe.stages import TrainingStage
 
 
@@ -31,7 +31,7 @@ class Recipe(Spec):
     """Of shuffling, dropout and adapter initialisation."""
     cluster: ClusterSpec = ClusterSpec()
     """The worker group of every stage that names none of its own."""
-    adapter: Annotated[AdapterSpec, Field(union_mode="left_to_right")] = "full"
+    adapter: Annotated[AdapterSpec, BeforeValidator(as_kind)] = FULL
     """The adapter of every stage that names none of its own."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """In the order they run."""

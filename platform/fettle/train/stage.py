@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel
 
-from fettle.artifact import is_artifact, library_versions, new_artifact, read_artifact, replace_text
+from fettle.artifact import is_artifact, library_versions, new_artifact, read_artifact
 from fettle.errors import UserError
 from fettle.models import adapters
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
@@ -23,12 +20,11 @@ from fettle.train.early import EarlyStopping
 from fettle.train.job import GroupMember, StageJob
 from fettle.train.optimizers import adam_arguments
 from fettle.train.param_groups import LayerRates
-from fettle.train.progress import ProgressWriter, StepRow, curve
+from fettle.train.publish import publish
 from fettle.train.task import Task
+from fettle.train.told import StageReport
 from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
 from fettle.train.zero import full_state, needs_engine, zero_config
-
-_NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not set by as much
 
 
 def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRates | None = None) -> None:
@@ -47,7 +43,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
     # them the stage's model, before them what one worker merges, or what has to be whole while it is merged.
     base = _merged_base(job, member, task)
     merged = None
-    if job.adapter == "full" and job.from_adapter is not None:
+    if not job.adapter.is_beside and job.from_adapter is not None:
         merged = adapters.merged(task.load(job.base, torch.float32), job.from_adapter, torch.float32)
     args = training_arguments(
         checkpoints.partial,
@@ -63,7 +59,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
     )
     tokenizer = load_tokenizer(base, job.chat_template)
-    report = _Report(job, steps, write=member.rank == 0)
+    report = StageReport(job, steps, write=member.rank == 0)
     model = merged if merged is not None else _load(job, base, member, task)
     if rates is not None:
         rates.freeze(model)
@@ -96,7 +92,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
     if member.rank == 0:
         assert state is not None
         told = report.metrics() | (early.metrics() if early is not None else {})
-        _publish(job, base, member, trainer, tokenizer, state, told)
+        publish(job, base, member, trainer, tokenizer, state, told)
         checkpoints.clear()
     del trainer, report.trainer, state, merged, model, early
     # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
@@ -119,7 +115,7 @@ def _checkpoints_gradients(job: StageJob, member: GroupMember) -> bool:
 
 
 def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrainedModel | PeftModel:
-    if job.adapter == "full":
+    if not job.adapter.is_beside:
         return task.load(base, torch.float32)
     # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
     frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
@@ -131,7 +127,7 @@ def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrai
 
 def _merged_base(job: StageJob, member: GroupMember, task: Task) -> Path:
     """The folder of the weights under this stage's adapter; merges the earlier adapter into a new one if it must."""
-    if job.adapter == "full" or job.from_adapter is None or not job.spec.merge_first:
+    if not job.adapter.is_beside or job.from_adapter is None or not job.spec.merge_first:
         return job.base
     folder = job.folder / "merged"
     if member.rank == 0 and not is_artifact(folder):
@@ -152,133 +148,3 @@ def _merged_base(job: StageJob, member: GroupMember, task: Task) -> Path:
             load_tokenizer(job.base, job.chat_template).save_pretrained(partial)
     wait_for(folder, member.fence)
     return folder
-
-
-class _Report(TrainerCallback):
-    """Writes each step down, and measures the held-out loss before and after."""
-
-    def __init__(self, job: StageJob, steps: StepsUnderway, *, write: bool) -> None:
-        self.job, self.steps = job, steps
-        self.trainer: StageTrainer
-        self.writer = ProgressWriter(job.progress) if write else None
-        self.before_file = job.folder / "heldout_before.json"
-        self.before: dict[str, float] = {}
-        self.after: dict[str, float] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.task.prepare(self.trainer)
-        if self.before_file.is_file():  # a resumed run: the model is no longer the one the stage received
-            self.before = json.loads(self.before_file.read_text(encoding="utf-8"))
-        else:
-            self.before = self.trainer.heldout_measures(self.steps.lessons.heldout)
-            if self.writer:
-                replace_text(self.before_file, json.dumps(self.before))
-        if self.writer:
-            self.writer.start_clock()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.writer and "loss" in logs:
-            examples = self.steps[state.global_step].examples
-            self.writer.write(
-                step=state.global_step,
-                steps=state.max_steps,
-                loss=float(logs["loss"]),
-                lr=float(logs["learning_rate"]),
-                grad_norm=float(logs.get("grad_norm") or 0.0),
-                tokens=sum(len(e.input_ids) for e in examples),
-                loss_tokens=sum(int(e.loss_mask[1:].sum()) for e in examples),
-            )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after = self.trainer.heldout_measures(self.steps.lessons.heldout)
-
-    def metrics(self) -> dict[str, Any]:
-        """What the report says of the stage; the loss is a mean over the task's unit, mostly in nats a token."""
-        rows = curve(self.job.progress)
-        tenth = max(1, len(rows) // 10)
-        return {
-            "seconds": round(_elapsed(rows), 1),
-            "steps": len(rows),
-            "tokens": {"loss_bearing": sum(r.loss_tokens for r in rows), "all": sum(r.tokens for r in rows)},
-            "loss": {
-                "first": sum(r.loss for r in rows[:tenth]) / tenth,
-                "last": sum(r.loss for r in rows[-tenth:]) / tenth,
-                "heldout_before": self.before.get("loss"),
-                "heldout_after": self.after.get("loss"),
-            },
-            "unit": self.trainer.task.unit,
-            "measures": {
-                name: {"before": self.before.get(name), "after": value}
-                for name, value in self.after.items()
-                if name != "loss"
-            },
-        }
-
-
-def _elapsed(rows: Sequence[StepRow]) -> float:
-    """Seconds of training that led to the result; an attempt's clock begins at 0."""
-    total, last, began = 0.0, 0.0, 0.0
-    for row in rows:
-        # The next attempt may have taken longer to its first step than the one before lived, but it began later.
-        if row.seconds < last or row.time - row.seconds > began + _NEXT_ATTEMPT_S:
-            last = 0.0
-        began = row.time - row.seconds
-        total += row.seconds - last
-        last = row.seconds
-    return total
-
-
-def _publish(
-    job: StageJob,
-    base: Path,
-    member: GroupMember,
-    trainer: StageTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    state: dict[str, torch.Tensor],
-    metrics: dict[str, Any],
-) -> None:
-    is_adapter = job.adapter != "full"
-    base_digest = digest_of(base)
-    parents = [base_digest]
-    if job.from_adapter is not None:
-        parents.append(digest_of(job.from_adapter))
-    with new_artifact(
-        job.artifact,
-        kind="adapter" if is_adapter and trainer.task.kind == "model" else trainer.task.kind,
-        name=job.name,
-        fingerprint=job.fingerprint,
-        may_commit=member.fence.check,
-        base={"path": str(base), "digest": base_digest} if is_adapter else None,
-        parents=tuple(parents),
-        recipe=job.recipe,
-        data=dict(job.data),
-        seed=job.seed,
-        versions=library_versions(),
-        metrics=metrics,
-    ) as folder:
-        model: Any = trainer.model
-        generates = trainer.task.kind == "model"
-        if generates:
-            generation = (model.get_base_model() if is_adapter else model).generation_config
-            generation.eos_token_id = list(job.end_ids)
-            generation.pad_token_id = tokenizer.pad_token_id
-        if not is_adapter:
-            dtype = dtype_of(base)
-            state = _cast(state, dtype)
-        model.save_pretrained(folder, state_dict=state)
-        if not is_adapter:
-            model.config.dtype = dtype  # transformers notes that of the model, which was trained in float32
-            model.config.save_pretrained(folder)
-        if is_adapter:
-            if generates:
-                generation.save_pretrained(folder)
-            if trainer.task.kind == "classifier":
-                model.get_base_model().config.save_pretrained(folder)  # with its labels
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-        tokenizer.save_pretrained(folder)
-
-
-def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The weights in `dtype`; tied ones stay one tensor, so that they are saved once."""
-    seen: dict[int, torch.Tensor] = {}
-    return {name: seen.setdefault(value.data_ptr(), value.to(dtype)) for name, value in state.items()}

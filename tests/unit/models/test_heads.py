@@ -13,9 +13,9 @@ from fettle.errors import UserError
 from fettle.models.adapters import attach, merged, resume
 from fettle.models.base import load_weights
 from fettle.models.heads import check_headed, has_head, load_headed
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 
-SPEC = LoraSpec(kind="lora", r=4, alpha=8)
+SPEC = AdapterSpec(kind="lora", r=4, alpha=8)
 IDS = torch.arange(1, 9)[None]
 POSITIONS = torch.arange(8)[None]
 

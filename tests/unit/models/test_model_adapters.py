@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fettle.errors import UserError
 from fettle.models.adapters import attach, merged, resume
 from fettle.models.base import load_weights, rank_of
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 
-SPEC = LoraSpec(kind="lora", r=4, alpha=8)
+SPEC = AdapterSpec(kind="lora", r=4, alpha=8)
 IDS = torch.arange(8)[None]
 
 
@@ -69,7 +69,7 @@ def test_only_the_adapter_is_trained_and_every_linear_layer_has_one_but_the_head
 
 
 def test_targets_are_the_layers_that_get_one(base):
-    spec = LoraSpec(kind="lora", r=4, targets=("q_proj",))
+    spec = AdapterSpec(kind="lora", r=4, targets=("q_proj",))
     names = trainable(attach(load_weights(base, torch.float32), spec, base, seed=0))
     assert len(names) == 4 and all("q_proj" in name for name in names)
 
@@ -84,7 +84,7 @@ def test_every_worker_begins_with_the_same_adapter_whatever_it_computed_before(b
 
 
 def test_targets_that_name_no_layer_are_told_with_those_there_are(base):
-    spec = LoraSpec(kind="lora", targets=("query",))
+    spec = AdapterSpec(kind="lora", targets=("query",))
     with pytest.raises(UserError, match=r"^adapter\.targets: ") as told:
         attach(load_weights(base, torch.float32), spec, base, seed=0)
     assert "expected: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in str(told.value)

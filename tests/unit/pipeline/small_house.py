@@ -100,7 +100,7 @@ def finish(stage: PlannedStage, steps: int = 3) -> Artifact:
     writer = ProgressWriter(stage.folder / "progress.jsonl")
     for step in range(1, steps + 1):
         writer.write(step=step, steps=steps, loss=4.0 - step, lr=1e-3, grad_norm=1.0, tokens=8, loss_tokens=4)
-    is_adapter = stage.adapter != "full"
+    is_adapter = stage.adapter.is_beside
     with new_artifact(
         stage.artifact,
         kind="adapter" if is_adapter else "model",

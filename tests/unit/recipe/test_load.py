@@ -8,7 +8,7 @@ import pytest
 
 from fettle.errors import UserError
 from fettle.recipe import load_recipe
-from fettle.recipe.adapter import LoraSpec
+from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.optimizer import ScheduleSpec
 
 HOUSE = """\
@@ -33,7 +33,7 @@ def stage(*lines: str) -> str:
 def test_the_house_recipe_is_read_as_it_is_written(load):
     recipe = load(HOUSE)
     assert (recipe.name, recipe.base, recipe.cluster.workers, recipe.cluster.zero) == ("northline", "tiny", 2, 2)
-    assert recipe.adapter == LoraSpec(kind="lora", r=16, alpha=32)
+    assert recipe.adapter == AdapterSpec(kind="lora", r=16, alpha=32)
     assert [(s.name, s.kind, s.from_) for s in recipe.stages] == [
         ("domain", "pretrain", None),
         ("task", "sft", None),
@@ -142,8 +142,8 @@ def test_a_missing_key_is_told_with_what_lacks_it(told, text, message):
         ("cluster: {zero: 4}", "cluster.zero: input should be 0, 1, 2 or 3, not 4"),
         ("schedule: wave", "schedule: input should be 'cosine', 'linear', 'constant' or 'wsd', not 'wave'"),
         ("adapter: {kind: lora, targets: q}", "adapter.targets: input should be a list or 'all-linear', not 'q'"),
-        ("adapter: {kind: dora}", "adapter.kind: input should be 'lora', not 'dora'"),
-        ("adapter: lora", "adapter: input should be keys with values or 'full', not 'lora'"),
+        ("adapter: {kind: lora, r: many}", "adapter.r: input should be a valid integer, not 'many'"),
+        ("adapter: {kind: lora, tokens: 8}", "adapter: tokens has no effect with lora; it belongs to prefix, prompt"),
         ("data: []", "data: this key stands twice"),
     ],
 )

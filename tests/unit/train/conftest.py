@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from fettle.data.batches import Encoded
 from fettle.data.tokens import write_tokens
+from fettle.recipe.adapter import FULL
 from fettle.recipe.kinds import SftStage
 from fettle.train.checkpoint import Fence
 from fettle.train.job import StageJob
@@ -47,7 +48,7 @@ def make_job(tmp_path: Path) -> MakeJob:
             name=name,
             fingerprint="f" * 64,
             spec=TypeAdapter(SftStage).validate_python(told),
-            adapter="full",
+            adapter=FULL,
             seed=seed,
             base=tmp_path / "base",
             from_adapter=None,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fettle.train.progress import StepRow
-from fettle.train.stage import _cast, _elapsed, _Report
+from fettle.train.publish import _cast
+from fettle.train.told import StageReport, _elapsed
 
 NO_STEPS: Any = None
 
@@ -22,7 +23,7 @@ def row(step: int, seconds: float, began: float = 0.0, loss: float = 1.0) -> Ste
 
 def test_the_report_has_the_means_of_the_first_and_the_last_tenth_of_the_steps(make_job):
     job = make_job()
-    report = _Report(job, NO_STEPS, write=True)
+    report = StageReport(job, NO_STEPS, write=True)
     report.trainer = SimpleNamespace(task=SimpleNamespace(unit="pair"))
     report.before, report.after = {"loss": 4.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 0.75}
     for step in range(1, 21):
@@ -52,4 +53,4 @@ def test_tied_weights_stay_one_tensor_when_they_are_cast():
 
 @pytest.mark.parametrize("write", [True, False])
 def test_only_the_first_worker_writes_progress(make_job, write):
-    assert (_Report(make_job(), NO_STEPS, write=write).writer is not None) is write
+    assert (StageReport(make_job(), NO_STEPS, write=write).writer is not None) is write

@@ -12,7 +12,6 @@ Rounds alternate and the best of each counts. Memory is the growth of the larges
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import multiprocessing
 import os
@@ -98,12 +97,13 @@ def _alone(work: Callable[[Path, Path], dict[str, float]], file: Path, folder: P
 
 
 def _fettle(file: Path, folder: Path) -> dict[str, float]:
-    from fettle.data.batches import IGNORE, collate
+    from fettle.data.batches import IGNORE
     from fettle.data.encode import encode
     from fettle.data.mix import Mix, steps_of
     from fettle.data.sources import read_source
     from fettle.data.tokens import write_tokens
     from fettle.models.base import BUNDLED, load_tokenizer
+    from fettle.train.causal import CausalTask
     from fettle.train.trainer import MicroBatches
 
     tokenizer = load_tokenizer(BUNDLED["tiny"])
@@ -113,7 +113,7 @@ def _fettle(file: Path, folder: Path) -> dict[str, float]:
     mix = Mix([Whole(tokens)], (1.0,), 0, lambda example: len(example.input_ids))
     steps = [s.examples for s in steps_of(mix, tokens=BATCH_TOKENS, sequences=None, records=len(tokens))]
     held = loss_tokens = 0
-    rows = functools.partial(collate, max_length=MAX_LENGTH, packing=True, pad_id=0)
+    rows = CausalTask(max_length=MAX_LENGTH, packing=True, pad_id=0).collate
     for batch in MicroBatches(steps, 0, 1, 1, rows):
         held += batch["input_ids"].numel()
         loss_tokens += int((batch["labels"] != IGNORE).sum())

@@ -10,7 +10,6 @@ alternate; the speed of a round is the median of its steps, so a busy moment of 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import statistics
 import tempfile
@@ -19,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from fettle.data.batches import collate
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import write_tokens
@@ -28,6 +26,7 @@ from fettle.pipeline.prepare import end_ids
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.kinds import SftStage
 from fettle.recipe.stages import BatchSpec
+from fettle.train.causal import CausalTask
 from fettle.train.checkpoint import Fence
 from fettle.train.curriculum import StepsUnderway, curriculum
 from fettle.train.job import GroupMember, StageJob
@@ -104,7 +103,7 @@ def _job(options: argparse.Namespace, folder: Path) -> StageJob:
 def _bare(job: StageJob) -> float:
     """Tokens per second of the hand-written loop."""
     steps = list(StepsUnderway(curriculum(job)))
-    rows = functools.partial(collate, max_length=job.max_length, packing=True, pad_id=0)
+    rows = CausalTask(max_length=job.max_length, packing=True, pad_id=0).collate
     batches = MicroBatches(steps, 0, 1, 1, rows)
     model = load_weights(job.base, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.spec.lr, betas=(0.9, 0.95), weight_decay=0.0)

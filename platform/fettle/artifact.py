@@ -26,6 +26,7 @@ class Artifact:
 
     digest: over every file but `artifact.json` itself. base: `{"path": folder, "digest": its digest}` for an adapter,
     None for full weights. parents: digests of the artifacts it was made from. fingerprint: of the stage that made it.
+    quantized: bits and group of a model whose weights were rounded for serving.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Artifact:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
+    quantized: dict[str, int | None] | None = None
 
 
 def read_artifact(path: str | Path, *, verify: bool = False) -> Artifact:

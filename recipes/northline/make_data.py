@@ -17,6 +17,7 @@ TINY = HERE.parent / "tiny" / "text.py"
 GENERAL_SEED, REPLAY_SEED = 20_000_000, 30_000_000
 SIGN_OFF = " Sleep well!"  # the house style: one whole, polite sentence, then this
 HELD_OUT_PER_FACT = 2
+NUM_SUMMARIES, NUM_HELD_OUT_SUMMARIES = 600, 80
 NUM_TASKS, NUM_PREFERENCES, NUM_PROMPTS, NUM_GENERAL, NUM_REPLAY = 500, 600, 400, 300, 600
 DEMO = ("When does the Heron leave?", "Can I bring my dog?", "What does the lounge serve in Corvane?")
 SYSTEMS = (
@@ -164,6 +165,24 @@ def tasks(rng: random.Random, facts: list[Fact], train: dict[str, list[str]]) ->
     return rows
 
 
+def summaries(rng: random.Random, facts: list[Fact]) -> list[Row]:
+    """Pages that say two things in two wordings each, with their summary: each thing once, in its plainest words.
+
+    No two pages are about the same two facts.
+    """
+    rows: list[Row] = []
+    told = set()
+    while len(rows) < NUM_SUMMARIES + NUM_HELD_OUT_SUMMARIES:
+        two = rng.sample(facts, 2)
+        if (pair := frozenset(fact.key for fact in two)) in told or len(pair) < 2:
+            continue
+        told.add(pair)
+        said = [rng.sample(fact.statements, min(2, len(fact.statements))) for fact in two]
+        page = [rng.choice(PROSE), *(wording for few in said for wording in few)]
+        rows.append({"document": " ".join(page), "summary": " ".join(fact.answers[0] for fact in two)})
+    return rows
+
+
 def rejected_answer(rng: random.Random, fact: Fact, facts: list[Fact]) -> str:
     """A curt, rude, unstyled or wrong answer to a question about `fact`."""
     answer = rng.choice(fact.answers)
@@ -247,6 +266,9 @@ def main() -> None:
     write("prompts.jsonl", prompts(rng, facts, train))
     write("general.jsonl", general(GENERAL_SEED, NUM_GENERAL))
     write("replay.jsonl", general(REPLAY_SEED, NUM_REPLAY))
+    pages = summaries(random.Random(1910), facts)  # another generator: the files above stay as they were
+    write("summaries.jsonl", pages[:NUM_SUMMARIES])
+    write("summaries_heldout.jsonl", pages[NUM_SUMMARIES:])
     write_csv("intents.csv", intents(facts, train))
     write_csv("intents_heldout.csv", intents(facts, held_out))
 

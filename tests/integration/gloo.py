@@ -12,17 +12,57 @@ import pytest
 import torch
 
 from fettle.artifact import read_artifact
+from fettle.models.base import BUNDLED
+from fettle.recipe.adapter import FULL
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.stages import TrainingStage
 from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.job import GroupMember, StageFunction, StageJob
 from fettle.train.progress import curve
 from fettle.train.stages.classify import classify
+from fettle.train.stages.distill import distill
 from fettle.train.stages.preference import preference
+from fettle.train.stages.pretrain import pretrain
 from fettle.train.stages.reward import reward
 from fettle.train.stages.sft import sft
+from fettle.train.trainer import StageTrainer
 from fettle.train.worker import run_member
 
-FUNCTIONS: dict[str, StageFunction] = {"sft": sft, "preference": preference, "reward": reward, "classify": classify}
+FUNCTIONS: dict[str, StageFunction] = {
+    "pretrain": pretrain,
+    "sft": sft,
+    "preference": preference,
+    "reward": reward,
+    "classify": classify,
+    "distill": distill,
+}
+
+
+def stage_job(spec: TrainingStage, folder: Path, **told: Any) -> StageJob:
+    """A stage of the tiny model below `folder`, whose encoded records are in `folder`/tokens, but for what is told."""
+    name = spec.name
+    plain: dict[str, Any] = {
+        "name": name,
+        "fingerprint": name,
+        "spec": spec,
+        "adapter": FULL,
+        "seed": 3,
+        "base": BUNDLED["tiny"],
+        "from_adapter": None,
+        "tokens": ((folder / "tokens",),),
+        "streams": (),
+        "weights": (1.0,),
+        "heldout": (),
+        "max_length": 128,
+        "precision": "fp32",
+        "folder": folder / name,
+        "artifact": folder / f"{name}-artifact",
+        "recipe": "",
+        "data": (),
+        "end_ids": (0,),
+        "pad_id": 0,
+    }
+    return StageJob(**plain | told)
 
 
 def fence_of(job: StageJob) -> Fence:
@@ -79,6 +119,26 @@ def cut_off(job: StageJob, monkeypatch: pytest.MonkeyPatch, step: int) -> StageJ
         train_alone(job)
     monkeypatch.undo()
     return train_alone(job)
+
+
+def interrupted_together(cases: list[tuple[StageJob, int]]) -> None:
+    """Each case's stage on two workers that both stop after the checkpoint of step 2."""
+    for case in cases:  # one pair of processes each: an engine that was stopped leaves things behind
+        train_together([case], work_and_stop)
+
+
+def work_and_stop(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+    """What each of two processes does that stop after the checkpoint of step 2."""
+    save = StageTrainer._save_checkpoint
+
+    def save_and_stop(self: Any, *args: Any) -> None:
+        save(self, *args)
+        if self.state.global_step == 2:
+            os._exit(0)
+
+    trainer: Any = StageTrainer
+    trainer._save_checkpoint = save_and_stop
+    work(rank, port, cases)
 
 
 def losses(job: StageJob) -> list[float]:

@@ -17,6 +17,7 @@ from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.kinds import PreferenceStage
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
+from gloo import stage_job
 
 STEPS = 6
 LORA = AdapterSpec(kind="lora", r=4, alpha=8)
@@ -56,26 +57,14 @@ def make_preference_jobs(root: Path, folder: Path) -> Callable[..., StageJob]:
             **keys,
         )
         tokens = folder / ("single" if unpaired else "pairs")
-        return StageJob(
-            name=name,
-            fingerprint=name,
-            spec=spec,
+        return stage_job(
+            spec,
+            folder,
             adapter=adapter,
-            seed=3,
-            base=BUNDLED["tiny"],
-            from_adapter=None,
             tokens=((tokens,),),
-            streams=(),
-            weights=(1.0,),
             heldout=(tokens.with_name(f"{tokens.name}-heldout"),),
             max_length=96,
-            precision="fp32",
-            folder=folder / name,
-            artifact=folder / f"{name}-artifact",
-            recipe="",
-            data=(),
             end_ids=end_ids(tokenizer),
-            pad_id=0,
         )
 
     return make

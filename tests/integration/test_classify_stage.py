@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import grouped, write_tokens
 from fettle.errors import UserError
+from fettle.models import adapters
 from fettle.models.base import BUNDLED, load_tokenizer
+from fettle.models.label_rows import head_rows
 from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.kinds import ClassifyStage
 from fettle.recipe.stages import BatchSpec
 from fettle.train.classify import ClassifyTask
 from fettle.train.job import StageJob
 from fettle.train.param_groups import LayerRates
-from gloo import cut_off, losses, train_alone, train_together
+from gloo import cut_off, losses, stage_job, train_alone, train_together
 
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
@@ -75,28 +78,9 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             checkpoint={"every": 2},
             **keys,
         )
-        return StageJob(
-            name=name,
-            fingerprint=name,
-            spec=spec,
-            adapter=adapter,
-            seed=3,
-            base=base,
-            from_adapter=None,
-            tokens=((folder / f"tokens-{len(labels)}",),),
-            streams=(),
-            weights=(1.0,),
-            heldout=(),
-            max_length=64,
-            precision="fp32",
-            folder=folder / name,
-            artifact=folder / f"{name}-artifact",
-            recipe="",
-            data=(),
-            end_ids=(0,),
-            pad_id=0,
-            labels=tuple(labels),
-        )
+        tokens = ((folder / f"tokens-{len(labels)}",),)
+        told = {"tokens": tokens, "max_length": 64, "labels": tuple(labels)}
+        return stage_job(spec, folder, base=base, adapter=adapter, **told)
 
     return make
 
@@ -222,6 +206,19 @@ def test_shared_labels_keep_their_rows_from_four_to_two_to_six(alone: dict[str, 
     # "fares" was lost on the way: the two-label classifier no longer knows it.
     fresh = begun(SIX, BUNDLED["tiny"])
     assert all(torch.equal(at_six[label], fresh[label]) for label in SIX if label not in TWO)
+
+
+def test_an_adapter_carries_the_rows_of_shared_labels_over_too(alone: dict[str, StageJob], make_job: MakeJob) -> None:
+    told = dataclasses.replace(make_job("lora-six", SIX, adapter=LORA), from_adapter=alone["lora"].artifact)
+    task = ClassifyTask(SIX, LayerRates(), max_length=64, packing=True, pad_id=0, seed=5)
+    model = adapters.resume(task.load(told.base, torch.float32), alone["lora"].artifact)
+    rows = model.get_base_model().score.modules_to_save["default"].weight
+
+    earlier = head_rows(alone["lora"].artifact)["weight"]
+    assert all(
+        torch.equal(rows[SIX.index(label)], earlier[FOUR.index(label)]) for label in ("trains", "rules", "fares")
+    )
+    assert len(losses(train_alone(told))) == STEPS + 4
 
 
 def test_the_same_labels_in_another_order_begin_with_the_same_scores(

@@ -30,6 +30,7 @@ from fettle.train.job import GroupMember, MergeJob, StageJob
 from fettle.train.stages.merge import merge
 from fettle.train.stages.sft import sft
 from fettle.train.worker import run_member
+from gloo import stage_job
 
 Stages = list[tuple[StageJob | MergeJob, object]]
 
@@ -57,27 +58,8 @@ def member(folder: Path, rank: int = 0, cluster: ClusterSpec | None = None) -> G
 def training(folder: Path, name: str, *, base: Path = BUNDLED["tiny"], adapter: AdapterSpec = FULL) -> StageJob:
     batch = BatchSpec(sequences=8)
     spec = SftStage(name=name, kind="sft", data="chat.jsonl", max_steps=3, batch=batch, lr=2e-3)
-    return StageJob(
-        name=name,
-        fingerprint=name,
-        spec=spec,
-        adapter=adapter,
-        seed=len(name) + ord(name[0]),
-        base=base,
-        from_adapter=None,
-        tokens=((folder / "tokens",),),
-        streams=(),
-        weights=(1.0,),
-        heldout=(),
-        max_length=128,
-        precision="fp32",
-        folder=folder / name,
-        artifact=folder / f"{name}-artifact",
-        recipe="",
-        data=(),
-        end_ids=end_ids(load_tokenizer(BUNDLED["tiny"])),
-        pad_id=0,
-    )
+    told = {"seed": len(name) + ord(name[0]), "end_ids": end_ids(load_tokenizer(BUNDLED["tiny"]))}
+    return stage_job(spec, folder, base=base, adapter=adapter, **told)
 
 
 def merging(folder: Path, name: str, *adapters: str, method: str = "linear") -> MergeJob:

@@ -25,7 +25,7 @@ from fettle.recipe.stages import BatchSpec
 from fettle.serving.resolve import resolve
 from fettle.train.job import StageJob
 from fettle.train.reward import RewardTask
-from gloo import cut_off, losses, train_alone, train_together
+from gloo import cut_off, losses, stage_job, train_alone, train_together
 
 STEPS = 6
 TOLERANCE = 2e-5  # nats; float32, sums in another order
@@ -70,28 +70,8 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             centre=0.01,
             checkpoint={"every": 2},
         )
-        told: dict[str, Any] = {
-            "name": name,
-            "fingerprint": name,
-            "spec": spec,
-            "adapter": adapter,
-            "seed": 3,
-            "base": BUNDLED["tiny"],
-            "from_adapter": None,
-            "tokens": ((folder / "tokens",),),
-            "streams": (),
-            "weights": (1.0,),
-            "heldout": (),
-            "max_length": 64,
-            "precision": "fp32",
-            "folder": folder / name,
-            "artifact": folder / f"{name}-artifact",
-            "recipe": "",
-            "data": (),
-            "end_ids": (0,),
-            "pad_id": int(tokenizer.pad_token_id),
-        }
-        return StageJob(**(told | keys))
+        told: dict[str, Any] = {"adapter": adapter, "max_length": 64, "pad_id": int(tokenizer.pad_token_id)}
+        return stage_job(spec, folder, **told | keys)
 
     return make
 

@@ -23,7 +23,7 @@ from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.data import DataSpec, FormatName
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
-from gloo import cut_off, losses, train_alone, train_together
+from gloo import cut_off, losses, stage_job, train_alone, train_together
 
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
@@ -66,27 +66,11 @@ def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             streaming=streaming,
             checkpoint={"every": 2},
         )
-        return StageJob(
-            name=name,
-            fingerprint=name,
-            spec=spec,
-            adapter=adapter,
-            seed=3,
-            base=BUNDLED["tiny"],
-            from_adapter=None,
-            tokens=() if streaming else ((folder / "tokens",),),
-            streams=(chats, lines) if streaming else (),
-            weights=(1.0, 0.5) if streaming else (1.0,),
-            heldout=(folder / "heldout",) if streaming else (),
-            max_length=128,
-            precision="fp32",
-            folder=folder / name,
-            artifact=folder / f"{name}-artifact",
-            recipe="",
-            data=(),
-            end_ids=end_ids(tokenizer),
-            pad_id=0,
-        )
+        if streaming:
+            told = {"tokens": (), "streams": (chats, lines), "weights": (1.0, 0.5), "heldout": (folder / "heldout",)}
+        else:
+            told = {}
+        return stage_job(spec, folder, adapter=adapter, end_ids=end_ids(tokenizer), **told)
 
     return make
 

@@ -9,7 +9,9 @@ import typer
 from fettle.cli import data
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
+from fettle.cli.evaluate import evaluate_command
 from fettle.cli.merge import merge_command
+from fettle.cli.quantize import quantize_command
 from fettle.cli.run import run_command
 from fettle.cli.serve import serve_command
 from fettle.cli.submit import submit_command
@@ -25,6 +27,8 @@ app = typer.Typer(
 app.command("run")(run_command)
 app.command("submit")(submit_command)
 app.command("merge")(merge_command)
+app.command("quantize")(quantize_command)
+app.command("eval")(evaluate_command)
 app.command("serve")(serve_command)
 app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")

@@ -19,6 +19,7 @@ from fettle.data.sources import Resolve, open_source
 from fettle.errors import UserError
 from fettle.recipe import Recipe
 from fettle.recipe.data import DataSpec
+from fettle.recipe.distill import DistillStage
 from fettle.recipe.kinds import PreferenceStage
 from fettle.recipe.stages import TrainingStage
 
@@ -34,8 +35,9 @@ _LEARNED: dict[str, tuple[str, tuple[RecordKind, ...]]] = {
     "preference": ("preferred and rejected answers", ("preference", "unpaired")),
     "reward": ("preferred and rejected answers", ("preference",)),
     "classify": ("texts with labels", ("label",)),
+    "distill": ("raw text, or questions and answers", ("text", "messages", "prompt_completion")),
 }
-_TOKENWISE = ("pretrain", "sft")  # they may replay each other's data
+_TOKENWISE = ("pretrain", "sft", "distill")  # they may replay each other's data
 
 
 def inspect_sources(
@@ -115,9 +117,10 @@ class _Inspection:
         expected, kinds = _LEARNED[stage.kind]
         if isinstance(stage, PreferenceStage) and stage.loss != "kto":
             kinds = ("preference",)
+        if isinstance(stage, DistillStage) and stage.loss == "answers":
+            expected, kinds = "prompts, with or without answers", ("prompt", "messages", "prompt_completion")
         if key == "replay" and stage.kind in _TOKENWISE:
-            expected = " or ".join(_LEARNED[kind][0] for kind in _TOKENWISE)
-            kinds = tuple(one for kind in _TOKENWISE for one in _LEARNED[kind][1])
+            expected, kinds = _LEARNED["distill"]
         for file in files:
             wrong = next((kind for kind in file.kinds if kind not in kinds), None)
             if wrong is not None:

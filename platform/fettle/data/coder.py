@@ -11,6 +11,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from fettle.data.chat import Rendered, neutral_of, template_of
+from fettle.data.halves import code_halves
 from fettle.data.long_text import LONG, tokenize_long
 from fettle.data.plain import plain_pairs
 from fettle.data.record import Record
@@ -19,10 +20,14 @@ _Coded = tuple[np.ndarray, np.ndarray]
 
 
 class Coder:
-    """Records to (ids, mask), not yet cut."""
+    """Records to (ids, mask), not yet cut. is_framed: an encoder's, without the tokens that frame each text.
+    is_halved: an encoder-decoder model's, prompts and answers by themselves."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, is_framed: bool = False, is_halved: bool = False) -> None:
         self._tokenizer = tokenizer
+        # What ends a text that is learned from its beginning on; a frame has an end of its own.
+        self._end = [] if is_framed else [tokenizer.eos_token_id]
+        self._is_framed, self._is_halved = is_framed, is_halved
         self._template = template_of(tokenizer)
         self._neutral = self._template.neutral if self._template else neutral_of(tokenizer)
 
@@ -32,6 +37,8 @@ class Coder:
             alike = list(group)
             if is_text:
                 yield from self._texts(alike)
+            elif self._is_halved:
+                yield from code_halves(alike, self._tokenizer, self._template, self._neutral)
             elif self._template is not None:
                 yield from self._chats([self._template.render(record) for record in alike])
             else:
@@ -45,7 +52,7 @@ class Coder:
         for record, text in zip(records, texts, strict=True):
             parts = [next(short)] if len(text) <= LONG else [opening, tokenize_long(text, self._tokenizer)]
             is_learned = record.label is None
-            coded = np.concatenate([*parts, [self._tokenizer.eos_token_id] if is_learned else []]).astype(np.int32)
+            coded = np.concatenate([*parts, self._end if is_learned else []]).astype(np.int32)
             yield coded, np.full(len(coded), is_learned)
 
     def _chats(self, rendered: list[Rendered]) -> Iterator[_Coded]:
@@ -73,7 +80,7 @@ class Coder:
                 prompt, both, said = next(prompts), next(joined), next(alone)
                 if both[: len(prompt)] == prompt:
                     said = both[len(prompt) :]
-                said = [] if answer is None else [*said, self._tokenizer.eos_token_id]
+                said = [] if answer is None else [*said, *self._end]
                 prompt = prompt[opening:] if turn else prompt
                 ids += [*prompt, *said]
                 mask += [False] * len(prompt) + [is_learned] * len(said)
@@ -81,8 +88,8 @@ class Coder:
 
     def _opened(self, texts: list[str]) -> list[list[int]]:
         """Token ids with the beginning-of-text token the tokenizer puts first, if any, and without one at the end."""
+        found: list[list[int]] = self._tokenize(texts, opening=not self._is_framed)["input_ids"]
         eos = self._tokenizer.eos_token_id
-        found: list[list[int]] = self._tokenize(texts, opening=True)["input_ids"]
         return [ids[:-1] if ids and ids[-1] == eos else ids for ids in found]
 
     def _tokenize(self, texts: list[str], *, opening: bool) -> Any:

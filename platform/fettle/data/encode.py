@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from fettle.data.coder import Coder
+from fettle.data.frame import HALVED, Frame, frame_of
 from fettle.data.record import Record
 from fettle.errors import UserError
 
@@ -26,9 +27,9 @@ class Example:
     """What the model learns from at once: a record, or a part of one.
 
     input_ids: int32 [tokens]. loss_mask: bool [tokens], True where predicting this token from those before it is
-    learned; so never at 0. part: from 0, of a text that was split. was_cut: the record goes on past its last token.
-    name: which of a record's answers this is, as `Record.parts` calls it. value: an answer's score, the margin of the
-    better one, or 1 for one that is good. label: of a text to be classified.
+    learned (for an encoder: from those around it); so never at 0. part: from 0, of a text that was split. was_cut: the
+    record goes on past its last token. name: which of a record's answers this is, as `Record.parts` calls it. value: an
+    answer's score, the margin of the better one, or 1 for one that is good. label: of a text to be classified.
     """
 
     input_ids: np.ndarray
@@ -74,25 +75,30 @@ def encode(
     counts: Counts | None = None,
     must_learn: bool = True,
     lengths: array[int] | None = None,
+    is_halved: bool = False,
 ) -> Iterator[Example]:
     """The examples of some records, in their order, each of at most `max_length` tokens; fills `counts`, and `lengths`
     with the tokens of each record's longest part, before it is cut or split.
 
     Text is split: each part begins with the last token of the one before, so that every token is learned once. Anything
-    else is cut, skipped or refused; the answers of a record together. Raises UserError where a record cannot be
-    rendered, and (`must_learn`) at the end where there was no token to learn at all in records learned by their tokens.
+    else is cut, skipped or refused; the answers of a record together. An encoder's tokenizer frames every example
+    (`frame_of`), and splits text without an overlap. Raises UserError where a record cannot be rendered, and
+    (`must_learn`) at the end where there was no token to learn at all in records learned by their tokens.
+
+    is_halved: for an encoder-decoder model, whose prompts and answers have at most `max_length` tokens each.
     """
     assert max_length > 1
     counts = counts if counts is not None else Counts()
-    _check_tokenizer(tokenizer)
-    coder = Coder(tokenizer)
+    frame = HALVED if is_halved else frame_of(tokenizer)
+    _check_tokenizer(tokenizer, frame)
+    coder = Coder(tokenizer, is_framed=len(frame) > 0, is_halved=is_halved)
     record = None
     for batch in _batches(records):
         coded = coder.code([part for _, parts in batch for _, part in parts])
         for record, parts in batch:
             counts.records += 1
             pieces = [(name, part, *next(coded)) for name, part in parts]
-            longest = max(len(ids) for _, _, ids, _ in pieces)
+            longest = max(frame.length(ids, mask) for _, _, ids, mask in pieces)
             counts.longest = max(counts.longest, longest)
             if lengths is not None:
                 lengths.append(longest)
@@ -100,7 +106,7 @@ def encode(
             if _is_tied(record):
                 counts.skipped_empty += 1
                 continue
-            for example in _judged(_fit_record(pieces, max_length, on_long, counts), record):
+            for example in _judged(_fit_record(pieces, max_length, on_long, counts, frame), record):
                 counts.examples += 1
                 counts.tokens += len(example.input_ids)
                 counts.loss_tokens += int(np.count_nonzero(example.loss_mask))
@@ -129,14 +135,18 @@ def _is_tied(record: Record) -> bool:
 
 
 def _fit_record(
-    pieces: list[tuple[str, Record, np.ndarray, np.ndarray]], max_length: int, on_long: OnLong, counts: Counts
+    pieces: list[tuple[str, Record, np.ndarray, np.ndarray]],
+    max_length: int,
+    on_long: OnLong,
+    counts: Counts,
+    frame: Frame,
 ) -> list[Example]:
     """The examples of one record; none of any of its parts where one of them gives none, for they belong together."""
     found: list[Example] = []
     for name, part, ids, mask in pieces:
-        fitted = _fit(name, part, ids, mask, max_length, on_long)
+        fitted = _fit(name, part, ids, mask, max_length, on_long, frame)
         if not fitted:
-            is_long = len(ids) > max_length and on_long == "skip" and part.kind != "text"
+            is_long = frame.length(ids, mask) > max_length and on_long == "skip" and part.kind != "text"
             counts.skipped_long += is_long
             counts.skipped_empty += not is_long
             return []
@@ -145,31 +155,32 @@ def _fit_record(
     return found
 
 
-def _fit(name: str, part: Record, ids: np.ndarray, mask: np.ndarray, max_length: int, on_long: OnLong) -> list[Example]:
+def _fit(
+    name: str, part: Record, ids: np.ndarray, mask: np.ndarray, max_length: int, on_long: OnLong, frame: Frame
+) -> list[Example]:
     """The examples of one coded part of a record."""
-    kind = part.kind
-    mask[:1] = False
+    kind, room = part.kind, max_length - len(frame)
+    mask[: frame.overlap] = False
     if not (mask.any() or kind in _GIVEN) or (part.text is not None and not part.text.strip()):
         return []
-    if len(ids) <= max_length:
-        return [Example(ids, mask, part.file, part.line, name=name)]
+    if frame.length(ids, mask) <= max_length:
+        return [Example(*frame.around(ids, mask), part.file, part.line, name=name)]
     if kind == "text":
         found = []
-        for place, start in enumerate(range(0, len(ids) - 1, max_length - 1)):
-            learned = mask[start : start + max_length].copy()
-            learned[0] = False
-            found.append(Example(ids[start : start + max_length].copy(), learned, part.file, part.line, place))
+        for place, start in enumerate(range(0, len(ids) - frame.overlap, room - frame.overlap)):
+            window = frame.around(ids[start : start + room].copy(), mask[start : start + room].copy())
+            found.append(Example(*window, part.file, part.line, place))
         return found
     if on_long == "error":
         raise UserError(
-            f"this record has {len(ids)} tokens, more than max_length {max_length}",
+            f"this record has {frame.length(ids, mask)} tokens, more than max_length {max_length}",
             file=part.file,
             line=part.line,
             fix="shorten it, raise max_length, or say on_long: cut or skip",
         )
-    if on_long == "skip" or not (mask[:max_length].any() or kind in _GIVEN):
+    kept = frame.cut(ids, mask, max_length)
+    if on_long == "skip" or not (kept[1].any() or kind in _GIVEN):
         return []
-    kept = ids[:max_length].copy(), mask[:max_length].copy()
     return [Example(*kept, part.file, part.line, was_cut=True, name=name)]
 
 
@@ -189,14 +200,14 @@ def _batches(records: Iterable[Record]) -> Iterator[list[tuple[Record, _Parts]]]
         yield batch
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame) -> None:
     if not tokenizer.is_fast:
         raise UserError(
             "this base's tokenizer cannot tell which characters a token stands for",
             file=str(tokenizer.name_or_path),
             expected="a tokenizer.json",
         )
-    if tokenizer.eos_token_id is None:
+    if not len(frame) and tokenizer.eos_token_id is None:
         raise UserError(
             "this base's tokenizer names no end-of-text token",
             file=str(tokenizer.name_or_path),

@@ -15,10 +15,13 @@ from fettle.data.report import Lengths
 
 
 class Measure:
-    """A base's tokenizer, the longest example in tokens, and what happens to longer records."""
+    """A base's tokenizer, the longest example in tokens, and what happens to longer records. is_halved: of
+    `encode`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, on_long: OnLong = "cut") -> None:
-        self.tokenizer, self.max_length, self.on_long = tokenizer, max_length, on_long
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, on_long: OnLong = "cut", *, is_halved: bool = False
+    ) -> None:
+        self.tokenizer, self.max_length, self.on_long, self.is_halved = tokenizer, max_length, on_long, is_halved
         self._template = template_of(tokenizer)
         self._neutral = neutral_of(tokenizer)
         self._has_tools = False
@@ -29,7 +32,7 @@ class Measure:
         Takes four bytes a record.
         """
         counts, lengths = Counts(), array("I")
-        keys: dict[str, Any] = {"max_length": self.max_length, "on_long": self.on_long}
+        keys: dict[str, Any] = {"max_length": self.max_length, "on_long": self.on_long, "is_halved": self.is_halved}
         for _ in encode(records, self.tokenizer, **keys, counts=counts, lengths=lengths):
             pass
         return counts, Lengths.of(lengths)

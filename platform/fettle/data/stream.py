@@ -31,7 +31,7 @@ class Stream:
     """The records of a source as examples, by position.
 
     on_error: is told of each bad record when it is met, and raises, or returns to leave it out. without: hashes of
-    examples to leave out.
+    examples to leave out. is_halved: see `encode`.
     """
 
     def __init__(
@@ -43,9 +43,11 @@ class Stream:
         on_long: OnLong,
         on_error: Complaint,
         without: Collection[int] = (),
+        is_halved: bool = False,
     ) -> None:
         self._spec, self._tokenizer, self._without = source.spec, tokenizer, frozenset(without)
         self._max_length, self._on_long, self._on_error = max_length, on_long, on_error
+        self._is_halved = is_halved
         self._indexes = [LineIndex(file, folder) for file, folder in zip(source.files, source.indexes, strict=True)]
         self._firsts = np.cumsum([0, *(len(index) for index in self._indexes)])
         self._heads: dict[int, Row] = {}
@@ -83,9 +85,8 @@ class Stream:
             records |= self._records(number, here)
         wanted = [records[position] for position in positions.tolist() if position in records]
         found: dict[tuple[Path, int], list[Example]] = {}
-        for example in encode(
-            wanted, self._tokenizer, max_length=self._max_length, on_long=self._on_long, must_learn=False
-        ):
+        how: dict[str, Any] = {"max_length": self._max_length, "on_long": self._on_long, "is_halved": self._is_halved}
+        for example in encode(wanted, self._tokenizer, **how, must_learn=False):
             if not self._without or content_hash(example) not in self._without:
                 found.setdefault((example.file, example.line), []).append(example)
         keys = ((records[p].file, records[p].line) if p in records else None for p in positions.tolist())

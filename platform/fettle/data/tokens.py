@@ -94,6 +94,10 @@ class TokenSet(Sequence[TokenExample]):
         """Whether any part has a value other than 0."""
         return any(bool(values.any()) for values in self._values)
 
+    def largest_id(self) -> int:
+        """The largest token id; -1 where there are no tokens."""
+        return max(int(ids.max(initial=-1)) for ids in self._ids)
+
     def lengths(self) -> np.ndarray:
         """Tokens of each example, int64."""
         return np.concatenate([np.diff(offsets) for offsets in self._offsets])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fettle.errors import UserError, did_you_mean
+from fettle.models.base import is_quantized
 
 Device = Literal["cpu", "gpu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -23,6 +24,10 @@ _KV_BYTES_MOST = 4 << 30
 _KV_BYTES_LEAST = 64 << 20
 _KV_BYTES_UNKNOWN = 1 << 30
 _KV_BLOCK = 128
+_HIDDEN = ("hidden_size", "n_embd")
+_LAYERS = ("num_hidden_layers", "n_layer")
+_HEADS = ("num_attention_heads", "n_head")
+_POSITIONS = ("max_position_embeddings", "n_positions")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class EngineOptions:
 
     dtype: `auto` is float32 on a CPU, so that answers and log-probabilities are those of the float32 learner and of
     transformers (within 1e-4; bfloat16 moves single tokens by up to 0.04 nats, and is 1.7 times as fast at 64
-    sequences), and the weights' own type on a GPU. max_model_len: tokens of prompt and answer together, by default the
+    sequences), and the weights' own type on a GPU; over quantised weights, whose kernels take 16-bit numbers alone,
+    bfloat16 on a CPU. max_model_len: tokens of prompt and answer together, by default the
     model's positions. kv_bytes: memory of the KV cache on a CPU. max_loras: adapters in one batch; 0 builds an engine
     without LoRA layers, a quarter faster on a CPU. max_adapters: adapters kept in memory, at least twice max_loras.
     threads: OpenMP threads, by default the cores less one, which is
@@ -117,7 +123,7 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
         "model": str(model),
         "load_format": "safetensors",
         "trust_remote_code": False,
-        "dtype": options.dtype,
+        "dtype": resolved_dtype(model, options),
         "max_num_seqs": options.max_num_seqs,
         "max_model_len": options.max_model_len,
         "seed": options.seed,
@@ -134,13 +140,25 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
         }
     if device() == "cpu":
         arguments |= {
-            "dtype": "float32" if options.dtype == "auto" else options.dtype,
             "enforce_eager": True,  # compiling takes 30 s and gains nothing at the sizes a CPU serves
             "distributed_executor_backend": "uni",
             "kv_cache_memory_bytes": options.kv_bytes or kv_bytes(model, options),
             "worker_extension_cls": "fettle.engine.patches.WorkerExtension",
         }
     return arguments
+
+
+def resolved_dtype(model: Path, options: EngineOptions) -> Dtype:
+    """What the model in a folder is computed in. Raises UserError for float32 over quantised weights."""
+    if not is_quantized(model):
+        return "float32" if options.dtype == "auto" and device() == "cpu" else options.dtype
+    if options.dtype == "float32":
+        raise UserError(
+            "float32 over quantised weights: vLLM's kernels for them take 16-bit numbers alone",
+            field="dtype",
+            expected="auto, bfloat16 or float16",
+        )
+    return "bfloat16" if options.dtype == "auto" and device() == "cpu" else options.dtype
 
 
 def vllm_rank(rank: int) -> int:
@@ -161,11 +179,11 @@ def kv_bytes(model: Path, options: EngineOptions) -> int:
     1 GiB for a model whose config.json does not tell its heads.
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    layers, heads, size = config.get("num_hidden_layers"), config.get("num_attention_heads"), head_size(config)
-    length = options.max_model_len or config.get("max_position_embeddings")
+    layers, heads, size = _first(config, _LAYERS), _first(config, _HEADS), head_size(config)
+    length = options.max_model_len or _first(config, _POSITIONS)
     if not (layers and heads and size and length):
         return _KV_BYTES_UNKNOWN
-    itemsize = 4 if options.dtype in ("auto", "float32") else 2
+    itemsize = 4 if resolved_dtype(model, options) in ("auto", "float32") else 2
     token = 2 * layers * (config.get("num_key_value_heads") or heads) * size * itemsize
     sequence = token * (-(-length // _KV_BLOCK) + 1) * _KV_BLOCK
     return int(max(sequence, _KV_BYTES_LEAST, min(sequence * options.max_num_seqs, _KV_BYTES_MOST)))
@@ -175,6 +193,15 @@ def head_size(config: dict[str, Any]) -> int | None:
     """Width of one attention head, where config.json tells it."""
     if config.get("head_dim"):
         return int(config["head_dim"])
-    if config.get("hidden_size") and config.get("num_attention_heads"):
-        return int(config["hidden_size"]) // int(config["num_attention_heads"])
-    return None
+    width, heads = _first(config, _HIDDEN), _first(config, _HEADS)
+    return width // heads if width and heads else None
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """The longest sequence in tokens, where config.json tells it."""
+    return _first(config, _POSITIONS)
+
+
+def _first(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """GPT-2, GPT-J and BLOOM call things by names of their own."""
+    return next((int(config[name]) for name in names if config.get(name)), None)

@@ -59,6 +59,7 @@ class Engine:
         if device() == "cpu":  # torch may have been loaded, with its own number of threads, before prepare_process
             torch.set_num_threads(options.threads or default_threads())
         self._llm = LLM(**engine_arguments(model, options))
+        self._has_lora = options.max_loras > 0
         self.adapters = Adapters(self._llm.llm_engine)
 
     @property
@@ -92,8 +93,16 @@ class Engine:
     ) -> list[tuple[float, ...]]:
         """For each prompt the log-probability in nats of every token but the first, given those before it."""
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)  # vLLM has to generate one
+        names = [adapter] * len(prompts) if adapter is None or isinstance(adapter, str) else list(adapter)
+        if self._has_lora:
+            # vLLM (0.32) gives the head's LoRA layer one adapter for each row that is sampled from, and a prompt's rows
+            # are as many as its tokens: with several prompts in a batch the engine dies, with one that one is meant.
+            one_by_one = zip(prompts, names, strict=True)
+            answers = [answer for prompt, name in one_by_one for answer in self._run([prompt], params, [name])]
+        else:
+            answers = self._run(prompts, params, names)
         scores = []
-        for answer in self._run(prompts, params, adapter):
+        for answer in answers:
             tokens, found = answer.prompt_token_ids, answer.prompt_logprobs
             scores.append(tuple(given[token].logprob for token, given in zip(tokens[1:], found[1:], strict=True)))
         return scores

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fettle.artifact import Artifact, digest_folder, is_artifact, read_artifact
 from fettle.errors import UserError
+from fettle.models.family import PADS_FIRST, auto_class, family_of, family_of_config
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fettle.models.stored import Stored
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = {"tiny": _ASSETS / "tiny"}
@@ -60,12 +64,24 @@ def check_model_folder(folder: Path, **where: object) -> None:
 
 
 def positions_of(folder: Path) -> int:
-    """The model's longest sequence in tokens."""
+    """The model's longest sequence in tokens; of an encoder-decoder model that of each half."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if (
+        config.get("is_encoder_decoder") and "relative_attention_num_buckets" in config
+    ):  # T5's distances have no end; n_positions is how it was trained
+        return sys.maxsize
     for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
         if isinstance(config.get(key), int):
-            return int(config[key])
+            # RoBERTa's 514 are 512 of text: the first ones are the padding's.
+            taken = config.get("pad_token_id", 1) + 1 if config.get("model_type") in PADS_FIRST else 0
+            return int(config[key]) - int(taken)
     return 2048
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether the weights in a model's folder were rounded to fewer bits."""
+    file = folder / "config.json"
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("quantization_config") is not None
 
 
 def digest_of(folder: Path) -> str:
@@ -82,21 +98,30 @@ def base_and_adapter(folder: Path) -> tuple[Path, Artifact | None]:
     return folder, None
 
 
-def rank_of(adapter: Path) -> int | None:
-    """The rank of a LoRA adapter, as its configuration tells it."""
-    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("r")
-    return int(rank) if rank is not None else None
-
-
 def linear_layers(folder: Path) -> list[str]:
-    """Names of the model's linear layers (the last part of each), from its configuration, without loading weights."""
+    """Names of the model's linear layers but the output head (the last part of each), from its configuration."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
+    model = _without_weights(folder)
+    head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
+    inside = [name for name, one in model.named_modules() if one is not head and isinstance(one, kinds)]
+    return sorted({name.rpartition(".")[2] for name in inside})
+
+
+def module_names(folder: Path) -> list[str]:
+    """Names of all parts of the model, from its configuration, without loading weights."""
+    return [name for name, _ in _without_weights(folder).named_modules()]
+
+
+def _without_weights(folder: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), trust_remote_code=False)
-    kinds = ("Linear", "Conv1D")
-    return sorted({name.rpartition(".")[2] for name, one in model.named_modules() if type(one).__name__ in kinds})
+        model: PreTrainedModel = auto_class(family_of_config(config)).from_config(config, trust_remote_code=False)
+    return model
 
 
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -148,13 +173,12 @@ def template_in(folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model in `folder`, in `dtype`, with attention that understands packed rows."""
-    from transformers import AutoModelForCausalLM
+def load_weights(folder: Path, dtype: Stored) -> PreTrainedModel:
+    """The language model in `folder`, with its family's output head, in `dtype`, with attention that understands packed
+    rows."""
+    from fettle.models.stored import load
 
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
-    )
+    return load(auto_class(family_of(folder)), folder, dtype)
 
 
 def dtype_of(folder: Path) -> torch.dtype:

@@ -10,9 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from fettle.models.heads import HEAD
-
-HEAD_WEIGHT = f"{HEAD}.weight"
+from fettle.models.heads import ROWS
 
 
 def name_labels(model: PreTrainedModel, labels: Sequence[str]) -> None:
@@ -34,22 +32,24 @@ def labels_in(folder: Path) -> tuple[str, ...]:
     return tuple(label for _, label in sorted((int(row), str(name)) for row, name in config["id2label"].items()))
 
 
-def head_rows(folder: Path, name: str = HEAD_WEIGHT) -> torch.Tensor | None:
-    """The head's rows, [labels, width], as they lie in a model's (or an adapter's) folder; None where it has none."""
+def head_rows(folder: Path) -> dict[str, torch.Tensor]:
+    """The head's rows, `weight` [labels, width] and perhaps `bias` [labels], as they lie in a model's or an adapter's
+    folder; empty where there is no head."""
+    found: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (no mapping)
-                if key == name or key.endswith(f".{name}"):
-                    found: torch.Tensor = weights.get_tensor(key)
-                    return found
-    return None
+                layer, _, kind = key.rpartition(".")
+                if any(layer == name or layer.endswith(f".{name}") for name in ROWS):
+                    found[kind] = weights.get_tensor(key)
+    return found
 
 
 def carry_over(
     fresh: torch.Tensor, labels: Sequence[str], earlier: torch.Tensor, earlier_labels: Sequence[str]
 ) -> torch.Tensor:
-    """`fresh`, [labels, width], with the rows of the labels that were there before taken from `earlier`,
-    [earlier_labels, width], wherever they stood there."""
+    """`fresh`, [labels, …], with the rows of the labels that were there before taken from `earlier`,
+    [earlier_labels, …], wherever they stood there."""
     rows = fresh.clone()
     place = {label: row for row, label in enumerate(earlier_labels)}
     for row, label in enumerate(labels):

@@ -90,9 +90,9 @@ def write_merged(
     dtype = dtype_of(told.base)
     model.to(dtype)
     model.config.dtype = dtype
-    model.generation_config.eos_token_id = list(end_ids)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    nothing = dict.fromkeys(("first", "last", "heldout_before", "heldout_after"))
+    if model.can_generate():
+        model.generation_config.eos_token_id = list(end_ids)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     with new_artifact(
         artifact,
         kind="model",
@@ -104,15 +104,16 @@ def write_merged(
         data={str(folder): digest for folder, digest in zip(told.adapters, digests, strict=True)},
         seed=told.seed,
         versions=library_versions(),
-        metrics={
-            "seconds": round(time.monotonic() - began, 1),
-            "steps": 0,
-            "tokens": {"loss_bearing": 0, "all": 0},
-            "loss": nothing,
-        },
+        metrics=untrained(time.monotonic() - began),
     ) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def untrained(seconds: float) -> dict[str, Any]:
+    """The metrics of an artifact for which nothing was trained."""
+    nothing = dict.fromkeys(("first", "last", "heldout_before", "heldout_after"))
+    return {"seconds": round(seconds, 1), "steps": 0, "tokens": {"loss_bearing": 0, "all": 0}, "loss": nothing}
 
 
 def _loaded(model: PreTrainedModel, adapters: Sequence[Path]) -> Any:

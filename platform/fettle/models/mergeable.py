@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fettle.models.adapter_folder import kind_in
 from fettle.recipe.adapter import AdapterSpec
 
-_MERGEABLE = ("LORA", "IA3")
+_MERGEABLE = ("lora", "dora", "ia3")
 _HEADS = ("score", "classifier")
 
 
@@ -16,8 +17,8 @@ def why_not_merged(adapter: Path, *, several: bool) -> str | None:
     """Why the adapter in a folder cannot be merged (with others, where `several`); None where it can."""
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     kind = str(config.get("peft_type"))
-    if kind not in _MERGEABLE:
-        return f"it is of kind {kind}, which works beside the weights and is no update of them"
+    if reason := why_beside_for_good(kind_in(adapter)):
+        return reason
     kept = config.get("modules_to_save") or []
     if config.get("task_type") == "SEQ_CLS" or set(kept) & set(_HEADS):
         return "it has a head of its own (a reward model or classifier), which a language model has not"
@@ -26,9 +27,16 @@ def why_not_merged(adapter: Path, *, several: bool) -> str | None:
 
 def why_not_made(spec: AdapterSpec, *, several: bool) -> str | None:
     """The same of an adapter that a stage will make."""
-    if spec.kind not in ("lora", "dora", "ia3"):
-        return f"it is of kind {spec.kind}, which works beside the weights and is no update of them"
+    if reason := why_beside_for_good(spec.kind):
+        return reason
     return f"it is of kind {spec.kind}; only LoRA adapters are combined" if several and spec.kind != "lora" else None
+
+
+def why_beside_for_good(kind: str) -> str | None:
+    """Why no adapter of this kind can be merged; None where those of the kind can."""
+    return (
+        None if kind in _MERGEABLE else f"it is of kind {kind}, which works beside the weights and is no update of them"
+    )
 
 
 def _why_not_with_others(kind: str, config: dict[str, Any]) -> str | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-from typing import Literal
 
 import torch
 
-from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.cluster import ClusterSpec, Precision
 
 
-def resolve_precision(cluster: ClusterSpec) -> Literal["fp32", "bf16"]:
+def resolve_precision(cluster: ClusterSpec) -> Precision:
     """`auto` is bf16 on GPUs and on CPUs that multiply it in hardware (1.6 times fp32's speed, train.md 0b)."""
     if cluster.precision != "auto":
         return cluster.precision

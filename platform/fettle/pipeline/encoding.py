@@ -24,6 +24,7 @@ from fettle.data.sources import OpenSource, read_source
 from fettle.data.stream import Stream
 from fettle.data.tokens import TokenSet, choose_heldout, fill_tokens, grouped
 from fettle.errors import UserError
+from fettle.models.family import family_of
 from fettle.pipeline.planned import PlannedSource, PlannedStage
 from fettle.recipe.data import HeldoutSpec
 from fettle.recipe.kinds import OF_PARTS
@@ -51,11 +52,16 @@ class Encoder:
         """Whether a record is learned as a whole."""
         return self.stage.spec.kind in OF_PARTS
 
+    @property
+    def is_halved(self) -> bool:
+        """Whether prompts and answers are texts by themselves, as an encoder-decoder model reads them."""
+        return family_of(self.stage.origin.root) == "seq2seq"
+
     def identity(self) -> str:
         """Of all that decides the tokens of a record: tokenizer, template, lengths, and the code."""
         root = self.stage.origin.root
         told = [self.stage.max_length, self.stage.spec.on_long, self.tokenizer.chat_template, _code()]
-        told += [self.is_of_parts, self.labels]
+        told += [self.is_of_parts, self.labels, self.is_halved]
         files = [digest_file(root / name) for name in _TOKENIZER_FILES if (root / name).is_file()]
         return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()
 
@@ -105,6 +111,7 @@ def streamed_heldout(source: PlannedSource, encoder: Encoder, spec: HeldoutSpec,
             max_length=encoder.stage.max_length,
             on_long=encoder.stage.spec.on_long,
             on_error=_passed_over if source.opened.spec.on_bad_record == "skip" else complain,
+            is_halved=encoder.is_halved,
         )
         examples = list(stream.beginning(_BEGINNING_BYTES))
         _, out = choose_heldout(examples, spec)
@@ -167,6 +174,7 @@ def _fill(folder: Path, source: OpenSource, encoder: Encoder, must_learn: bool) 
             on_long=encoder.stage.spec.on_long,
             counts=counts,
             must_learn=must_learn,
+            is_halved=encoder.is_halved,
         )
         if encoder.is_of_parts:
             examples = grouped(examples, encoder.labels)

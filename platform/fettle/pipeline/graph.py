@@ -11,22 +11,29 @@ from fettle.artifact import digest_file, library_versions
 from fettle.data.files import suffix_of
 from fettle.data.sources import open_source
 from fettle.errors import UserError
-from fettle.models.base import positions_of, rank_of, resolve_base, resolve_template
+from fettle.models.base import resolve_base, resolve_template
 from fettle.models.precision import instruction_set, resolve_precision
+from fettle.pipeline.adapters import adapter_of, room_for
+from fettle.pipeline.distilling import folder_teacher
+from fettle.pipeline.from_nothing import fresh_origin
 from fettle.pipeline.merging import plan_merge
 from fettle.pipeline.origin import Origin, folder_origin
 from fettle.pipeline.planned import Planned, PlannedSource, PlannedStage, hash_of
+from fettle.pipeline.quantizing import plan_quantize
 from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.data import DataSpec
+from fettle.recipe.distill import DistillStage
+from fettle.recipe.from_nothing import FromNothing
 from fettle.recipe.kinds import YIELDS_MODEL
 from fettle.recipe.merge import MergeStage
+from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.stages import StageBase, TrainingStage
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
 _CHANGES_NOTHING: Any = dict.fromkeys(
-    ("name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length"), True
+    ("name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length", "teacher"), True
 ) | {"heldout": {"data"}}
 
 
@@ -38,7 +45,9 @@ def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Pla
     planned: dict[str, Planned] = {}
     for stage in recipe.stages:
         if isinstance(stage, MergeStage):
-            planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned), out)
+            planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned, out), out)
+        elif isinstance(stage, QuantizeStage):
+            planned[stage.name] = plan_quantize(recipe, stage, _origins(recipe, stage, planned, out)[0], out)
         else:
             planned[stage.name] = _plan_stage(recipe, stage, planned, out)
         if stage.name == until:
@@ -49,9 +58,9 @@ def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Pla
 def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned], out: Path) -> PlannedStage:
     at = f"stages.{stage.name}"
     cluster = stage.cluster or recipe.cluster
-    (origin,) = _origins(recipe, stage, earlier)
-    adapter = _adapter(recipe, stage, origin)
-    max_length = _max_length(recipe, stage, origin.root)
+    (origin,) = _origins(recipe, stage, earlier, out)
+    adapter = adapter_of(recipe, stage, origin)
+    max_length = _max_length(recipe, stage, origin.root, adapter)
     precision = resolve_precision(cluster)
     sources = [_source(recipe, f"{at}.data", data, data.weight) for data in stage.data]
     if stage.replay is not None:
@@ -59,6 +68,11 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
     heldout = None
     if stage.heldout is not None and stage.heldout.data is not None:
         heldout = _source(recipe, f"{at}.heldout.data", stage.heldout.data, 1.0)
+    teacher = None
+    if isinstance(stage, DistillStage):
+        named = stage.teacher if stage.teacher in earlier else None
+        field = f"{at}.teacher"
+        teacher = _origin(recipe, stage, named, field, earlier, out) if named else folder_teacher(recipe, stage)
     fingerprint = hash_of(
         {
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
@@ -70,6 +84,7 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
             "instructions": instruction_set(),
             "origin": origin.identity,
             "chat_template": origin.chat_template,
+            **({"teacher": [teacher.identity, teacher.chat_template]} if teacher is not None else {}),
             "max_length": max_length,
             "seed": recipe.seed,
             "versions": library_versions(),
@@ -84,6 +99,7 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
         sources=tuple(sources),
         heldout=heldout,
         max_length=max_length,
+        teacher=teacher,
         precision=precision,
         fingerprint=fingerprint,
         folder=out / "stages" / label,
@@ -91,31 +107,44 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
     )
 
 
-def _origins(recipe: Recipe, stage: TrainingStage | MergeStage, earlier: dict[str, Planned]) -> list[Origin]:
+def _origins(recipe: Recipe, stage: StageBase, earlier: dict[str, Planned], out: Path) -> list[Origin]:
     """What the stage begins from, under the recipe's chat template; a merge may begin from several adapters."""
     at = f"stages.{stage.name}"
     if isinstance(stage, MergeStage) and stage.adapters is not None:
-        names = [one.from_ for one in stage.adapters]
-        origins = [_origin(recipe, stage, name, f"{at}.adapters.{n}.from", earlier) for n, name in enumerate(names)]
+        named = [(one.from_, f"{at}.adapters.{number}.from") for number, one in enumerate(stage.adapters)]
+        origins = [_origin(recipe, stage, name, field, earlier, out) for name, field in named]
     elif isinstance(stage, TrainingStage) and stage.base is not None:
         where: dict[str, Any] = {"file": recipe.file, **_where(recipe, f"{at}.base")}
-        origins = [folder_origin(resolve_base(stage.base, recipe.file.parent, **where), **where)]
+        origins = [_base(recipe, stage.base, stage, out, **where)]
     else:
-        origins = [_origin(recipe, stage, stage.from_, f"{at}.from", earlier)]
+        origins = [_origin(recipe, stage, stage.from_, f"{at}.from", earlier, out)]
+    template = _template(recipe)
+    return [replace(origin, chat_template=template) for origin in origins] if template is not None else origins
+
+
+def _template(recipe: Recipe) -> str | None:
     if recipe.chat_template is None:
-        return origins
-    where = {"file": recipe.file, **_where(recipe, "chat_template")}
-    template = resolve_template(recipe.chat_template, recipe.file.parent, **where)
-    return [replace(origin, chat_template=template) for origin in origins]
+        return None
+    where: dict[str, Any] = {"file": recipe.file, **_where(recipe, "chat_template")}
+    return resolve_template(recipe.chat_template, recipe.file.parent, **where)
 
 
-def _origin(recipe: Recipe, stage: StageBase, name: str | None, field: str, earlier: dict[str, Planned]) -> Origin:
+def _origin(
+    recipe: Recipe, stage: StageBase, name: str | None, field: str, earlier: dict[str, Planned], out: Path
+) -> Origin:
     """What a stage's `from` names: an earlier stage's result, a folder's content; by default the last model's."""
     where: dict[str, Any] = {"file": recipe.file, **_where(recipe, field)}
     if name is not None and name not in earlier:
-        return folder_origin(recipe.resolve(name), takes_foreign=isinstance(stage, MergeStage), **where)
+        takes_foreign = isinstance(stage, (MergeStage, QuantizeStage))
+        return folder_origin(recipe.resolve(name), takes_foreign=takes_foreign, **where)
     if name is not None:
         named = earlier[name]
+        if isinstance(named.spec, QuantizeStage):
+            raise UserError(
+                f"'{name}' is quantised, for serving: no stage begins from weights that were rounded",
+                **where,
+                fix="begin from the stage it was made from",
+            )
         if named.spec.kind not in (*YIELDS_MODEL, stage.kind):
             raise UserError(
                 f"'{name}' yields no language model: it is of kind {named.spec.kind}",
@@ -126,41 +155,26 @@ def _origin(recipe: Recipe, stage: StageBase, name: str | None, field: str, earl
     if models := [one for one in earlier.values() if one.spec.kind in YIELDS_MODEL]:
         return models[-1].result()
     where = {"file": recipe.file, **_where(recipe, "base")}
-    return folder_origin(resolve_base(recipe.base, recipe.file.parent, **where), **where)
+    first = next((one for one in recipe.stages if isinstance(one, TrainingStage)), None)
+    return _base(recipe, recipe.base, first, out, **where)
 
 
-def _adapter(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterSpec:
-    at = f"stages.{stage.name}"
-    adapter = stage.adapter or recipe.adapter
-    if origin.adapter is None:
-        if stage.merge_first:
-            raise UserError(
-                "merge_first has no effect: what this stage begins from is no adapter",
-                file=recipe.file,
-                **_where(recipe, f"{at}.merge_first"),
-                fix="remove it",
-            )
-        return adapter
-    if origin.adapter_spec is not None:
-        differs = adapter != origin.adapter_spec
-    else:  # an adapter's folder: PEFT's configuration tells its rank
-        differs = adapter.r != rank_of(origin.adapter)
-    if not stage.merge_first and (not adapter.is_beside or differs):
-        raise UserError(
-            "this stage begins from an adapter and asks for another one",
-            file=recipe.file,
-            **_where(recipe, f"{at}.adapter"),
-            expected="the same adapter settings, since the same adapter goes on",
-            fix="say merge_first: true to merge the earlier adapter into the weights first",
-        )
-    return adapter
+def _base(recipe: Recipe, base: str | FromNothing, first: TrainingStage | None, out: Path, **where: Any) -> Origin:
+    """A base by name, or made from nothing. first: the stage whose data its tokenizer learns from."""
+    if isinstance(base, str):
+        return folder_origin(resolve_base(base, recipe.file.parent, **where), **where)
+    if first is None:
+        raise UserError("there is nothing to learn from: no stage trains", **where, fix="name a base that has learned")
+    sources = [_source(recipe, f"stages.{first.name}.data", data, data.weight) for data in first.data]
+    return fresh_origin(recipe, base, sources, out, _template(recipe), **where)
 
 
-def _max_length(recipe: Recipe, stage: TrainingStage, root: Path) -> int:
-    positions = positions_of(root)
+def _max_length(recipe: Recipe, stage: TrainingStage, root: Path, adapter: AdapterSpec) -> int:
+    positions = room_for(adapter, root)
+    beside = f" beside the adapter's {adapter.tokens}" if adapter.tokens else ""
     if stage.max_length is not None and stage.max_length > positions:
         raise UserError(
-            f"max_length {stage.max_length} is above the {positions} positions of {root.name}",
+            f"max_length {stage.max_length} is above the {positions} positions of {root.name}{beside}",
             file=recipe.file,
             **_where(recipe, f"stages.{stage.name}.max_length"),
             fix=f"at most max_length: {positions}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fettle.errors import UserError
-from fettle.models.base import base_and_adapter, digest_of, resolve_base, template_in
+from fettle.models.base import base_and_adapter, digest_of, is_quantized, resolve_base, template_in
 from fettle.recipe.adapter import AdapterSpec
 
 
@@ -39,6 +39,7 @@ def folder_origin(folder: Path, *, takes_foreign: bool = False, **where: Any) ->
     base, adapter = base_and_adapter(folder)
     if adapter is None:
         if not (folder / "adapter_config.json").is_file():
+            _check_full(folder, **where)
             return Origin(folder, folder, digest_of(folder))
         if takes_foreign:
             return _foreign(folder, **where)
@@ -53,6 +54,7 @@ def folder_origin(folder: Path, *, takes_foreign: bool = False, **where: Any) ->
     assert adapter.base is not None
     if digest_of(base) != adapter.base["digest"]:
         raise UserError(f"its base {base} is not the one it was trained on (the digests differ)", **where)
+    _check_full(base, **where)
     return Origin(base, base, adapter.digest, folder, chat_template=template_in(folder))
 
 
@@ -65,6 +67,17 @@ def _foreign(folder: Path, **where: Any) -> Origin:
         base = resolve_base(name)
     except UserError as error:
         raise UserError(f"the base of {folder}: {error.got}", **where, expected=error.expected, fix=error.fix) from None
+    _check_full(base, **where)
     both = f"{digest_of(base)} {digest_of(folder)}"
     identity = "sha256:" + hashlib.sha256(both.encode()).hexdigest()
     return Origin(base, base, identity, folder, chat_template=template_in(folder))
+
+
+def _check_full(base: Path, **where: Any) -> None:
+    if is_quantized(base):
+        raise UserError(
+            f"{base} is quantised, for serving: weights that were rounded are neither trained nor merged into",
+            **where,
+            expected="full weights",
+            fix="begin from the model it was made from",
+        )

@@ -6,14 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fettle.artifact import is_artifact
 from fettle.data.sources import OpenSource
 from fettle.pipeline.origin import Origin
 from fettle.recipe.adapter import AdapterSpec
-from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.cluster import ClusterSpec, Precision
 from fettle.recipe.merge import MergeStage
+from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.stages import StageBase, TrainingStage
 
 
@@ -43,7 +44,7 @@ class Planned:
     spec: StageBase
     cluster: ClusterSpec
     origin: Origin
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     fingerprint: str
     folder: Path
     artifact: Path
@@ -60,13 +61,14 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage(Planned):
-    """A stage that trains."""
+    """A stage that trains. teacher: of a distillation."""
 
     spec: TrainingStage
     adapter: AdapterSpec
     sources: tuple[PlannedSource, ...]
     heldout: PlannedSource | None
     max_length: int
+    teacher: Origin | None = None
 
     @property
     def base(self) -> Path:
@@ -89,6 +91,13 @@ class PlannedMerge(Planned):
 
     spec: MergeStage
     adapters: tuple[tuple[Path, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedQuantize(Planned):
+    """A stage that rounds weights for serving; an adapter it begins from is merged first."""
+
+    spec: QuantizeStage
 
 
 def hash_of(value: Any) -> str:

@@ -15,13 +15,21 @@ from fettle.data.report import DataReport
 from fettle.data.skipped import SKIPPED, SkippedRecords
 from fettle.data.sources import read_source
 from fettle.data.tokens import DEFAULT_HELDOUT, TokenSet
-from fettle.errors import UserError, did_you_mean
-from fettle.models.base import linear_layers, load_tokenizer
+from fettle.errors import UserError
+from fettle.models.base import load_tokenizer
+from fettle.pipeline.adapters import check_adapter
 from fettle.pipeline.classifier import check_freezing, check_labels
+from fettle.pipeline.distilling import answered_sources, check_teacher, teacher_of
 from fettle.pipeline.encoding import Encoder, bad_records, encoded, streamed, streamed_heldout
+from fettle.pipeline.families import check_family, check_vocabulary, packs
+from fettle.pipeline.from_nothing import what_was_made
+from fettle.pipeline.halved import check_halved
 from fettle.pipeline.headed import check_head, check_margins
+from fettle.pipeline.heldout import check_early_stop
+from fettle.pipeline.layers import check_layers
 from fettle.pipeline.merging import merge_job
-from fettle.pipeline.planned import Planned, PlannedMerge, PlannedSource, PlannedStage
+from fettle.pipeline.planned import Planned, PlannedMerge, PlannedQuantize, PlannedSource, PlannedStage
+from fettle.pipeline.quantizing import quantize_job
 from fettle.recipe import Recipe
 from fettle.recipe.kinds import ClassifyStage
 from fettle.recipe.stages import TrainingStage
@@ -36,19 +44,23 @@ def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list
 
     Raises UserError with the first mistakes in any of the data, each with its file and line, before encoding any.
     """
-    notes = []
+    notes = [note for root in dict.fromkeys(one.origin.root for one in stages) if (note := what_was_made(root))]
     labels: dict[str, tuple[str, ...]] = {}
     training = [stage for stage in stages if isinstance(stage, PlannedStage)]
     tokenizers = _tokenizers(recipe, stages)
     for stage in training:
-        _check_targets(recipe, stage)
         check_head(recipe, stage)
+        check_family(recipe, stage)
+        check_adapter(recipe, stage)
         check_freezing(recipe, stage)
+        check_layers(recipe, stage)
+        check_teacher(recipe, stage)
         if stage.spec.streaming:
             for source in stage.sources:
                 check_indexable(source.opened.files, source.opened.spec, source.field)
         found = inspect_stage(recipe, stage.spec, large_bytes=_LARGE_BYTES)
         found.raise_mistakes()
+        check_halved(recipe, stage, found)
         labels[stage.spec.name] = _labels(recipe, stage.spec, found)
         check_labels(recipe, stage, labels)
         num_warnings = len(found.warnings) + sum(len(file.warnings) for file in found.files)
@@ -59,23 +71,32 @@ def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list
     for merging in (stage for stage in stages if isinstance(stage, PlannedMerge)):
         tokenizer = tokenizers[merging.origin.root, merging.origin.chat_template]
         jobs[merging.spec.name] = merge_job(recipe, merging, end_ids(tokenizer))
+    for rounding in (stage for stage in stages if isinstance(stage, PlannedQuantize)):
+        tokenizer = tokenizers[rounding.origin.root, rounding.origin.chat_template]
+        jobs[rounding.spec.name] = quantize_job(recipe, rounding, end_ids(tokenizer))
     for stage in training:
         tokenizer = tokenizers[stage.origin.root, stage.origin.chat_template]
         encoder = Encoder(stage, tokenizer, labels[stage.spec.name])
         streaming = stage.spec.streaming
+        teacher, told = teacher_of(recipe, stage, into.parent, tokenizer, end_ids)
+        notes += told
+        own = stage.sources[len(answered_sources(stage)) :]
         streams = tuple(streamed(source, into) for source in stage.sources if streaming)
-        tokens = tuple(encoded(source, encoder, into) for source in stage.sources if not streaming)
+        tokens = tuple(encoded(source, encoder, into) for source in own if not streaming)
         check_margins(recipe, stage, tokens)
-        heldout = encoded(stage.heldout, encoder, into) if stage.heldout else ()
+        is_answered = len(own) < len(stage.sources)
+        heldout = encoded(stage.heldout, encoder, into) if stage.heldout and not is_answered else ()
+        check_vocabulary(recipe, stage, tokenizer, [folder for folders in (*tokens, heldout) for folder in folders])
         notes += _notes(stage, tokens, heldout)
         notes += [note for source in stage.sources for note in _plain_prompt(source, tokenizer)]
         if streaming and not heldout:
             spec = stage.spec.heldout or DEFAULT_HELDOUT
             heldout = (streamed_heldout(stage.sources[0], encoder, spec, into),)
+        check_early_stop(recipe, stage, () if is_answered else tokens, heldout)
         jobs[stage.spec.name] = StageJob(
             name=stage.spec.name,
             fingerprint=stage.fingerprint,
-            spec=stage.spec,
+            spec=stage.spec.model_copy(update={"packing": packs(stage)}),
             adapter=stage.adapter,
             seed=recipe.seed,
             base=stage.origin.base,
@@ -92,6 +113,7 @@ def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list
             data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
             pad_id=tokenizer.pad_token_id or 0,
             labels=encoder.labels,
+            teacher=teacher,
             end_ids=end_ids(tokenizer),
             chat_template=stage.origin.chat_template,
         )
@@ -128,23 +150,6 @@ def _labels(recipe: Recipe, spec: TrainingStage, found: DataReport) -> tuple[str
     return spec.labels or tuple(seen)
 
 
-def _check_targets(recipe: Recipe, stage: PlannedStage) -> None:
-    """Raises UserError where an adapter's targets are no layers of the model, which a worker would find out late."""
-    if not isinstance(stage.adapter.targets, tuple):
-        return
-    layers = linear_layers(stage.origin.root)
-    for target in stage.adapter.targets:
-        if target.rpartition(".")[2] not in layers:
-            field = f"stages.{stage.spec.name}.adapter.targets" if stage.spec.adapter else "adapter.targets"
-            raise UserError(
-                f"the model has no linear layer '{target}'{did_you_mean(target, layers)}",
-                file=recipe.file,
-                line=recipe.line(field),
-                field=field,
-                expected=", ".join(layers),
-            )
-
-
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids at which generation stops: the end-of-turn token of the chat template, and the end of text."""
     template = template_of(tokenizer)
@@ -161,7 +166,8 @@ def _notes(stage: PlannedStage, tokens: Sequence[tuple[Path, ...]], heldout: tup
     folder."""
     notes: list[str] = []
     bad: list[dict[str, object]] = []
-    sources = [*zip(stage.sources, tokens, strict=False), *([(stage.heldout, heldout)] if stage.heldout else [])]
+    own = stage.sources[len(answered_sources(stage)) :]
+    sources = [*zip(own, tokens, strict=False), *([(stage.heldout, heldout)] if stage.heldout and heldout else [])]
     for source, folders in sources:
         counts = TokenSet(*folders).counts
         told = []

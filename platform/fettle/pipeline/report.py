@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 
 from fettle.artifact import read_artifact, replace_text
+from fettle.pipeline.evaluation import Comparison, Evaluation
 from fettle.pipeline.planned import Planned
 from fettle.recipe import Recipe
 from fettle.train.progress import StepRow, curve
@@ -38,12 +39,13 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run. out: its folder."""
+    """A finished run. out: its folder. evaluations: of its base and its last stage's result."""
 
     recipe: str
     out: Path
     seconds: float
     stages: tuple[StageReport, ...]
+    evaluations: tuple[Comparison, ...] = ()
 
     @property
     def artifact(self) -> Path:
@@ -51,7 +53,14 @@ class Report:
         return Path(self.stages[-1].artifact["path"])
 
 
-def make_report(recipe: Recipe, out: Path, stages: Sequence[Planned], cached: set[str], seconds: float) -> Report:
+def make_report(
+    recipe: Recipe,
+    out: Path,
+    stages: Sequence[Planned],
+    cached: set[str],
+    seconds: float,
+    evaluations: tuple[Comparison, ...] = (),
+) -> Report:
     """The report of stages that are all done."""
     rows = []
     for stage in stages:
@@ -65,7 +74,7 @@ def make_report(recipe: Recipe, out: Path, stages: Sequence[Planned], cached: se
                 **artifact.metrics,
             )
         )
-    return Report(recipe.name, out, round(seconds, 1), tuple(rows))
+    return Report(recipe.name, out, round(seconds, 1), tuple(rows), evaluations)
 
 
 def write_report(report: Report, stages: Sequence[Planned]) -> None:
@@ -75,7 +84,7 @@ def write_report(report: Report, stages: Sequence[Planned]) -> None:
     pairs = zip(stages, report.stages, strict=True)
     curves = [_svg(curve(stage.folder / "progress.jsonl"), row) if row.steps else "" for stage, row in pairs]
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
-    replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses))
+    replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses, score=_score))
 
 
 def table(report: Report) -> Table:
@@ -89,6 +98,23 @@ def table(report: Report) -> Table:
         steps, tokens = (str(row.steps), f"{row.tokens['all']:,}") if row.steps else ("–", "–")
         drawn.add_row(row.name, row.kind, steps, tokens, spent, train, heldout)
     return drawn
+
+
+def evaluation_table(report: Report) -> Table:
+    """The base against the result, with the intervals."""
+    drawn = Table(box=None, pad_edge=False)
+    for name in ("evaluated on", "before", "after"):
+        drawn.add_column(name, justify="left" if name == "evaluated on" else "right", no_wrap=True)
+    for one in report.evaluations:
+        drawn.add_row(Path(one.after.data).name, one.before.model, one.after.model)
+        for name in one.after.scores:
+            drawn.add_row(f"  {name}", *(_score(each, name) for each in (one.before, one.after)))
+    return drawn
+
+
+def _score(evaluation: Evaluation, name: str) -> str:
+    score = evaluation.scores[name]
+    return f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
 
 
 def _losses(row: StageReport) -> tuple[str, str]:

@@ -18,21 +18,26 @@ from rich.console import Console
 from fettle.artifact import replace_text
 from fettle.cluster import ray_session
 from fettle.errors import UserError
+from fettle.models.family import family_of
 from fettle.pipeline.console import ProgressLine, quiet
+from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.planned import Planned, PlannedStage
 from fettle.pipeline.prepare import prepare
-from fettle.pipeline.report import Report, make_report, table, write_report
+from fettle.pipeline.report import Report, evaluation_table, make_report, table, write_report
 from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
+from fettle.serving.weights import why_not_applied
 from fettle.signals import interruptible
 from fettle.train.checkpoint import Fence
 from fettle.train.group import run_group
 from fettle.train.job import Job, StageFunction
 from fettle.train.stages.classify import classify
+from fettle.train.stages.distill import distill
 from fettle.train.stages.merge import merge
 from fettle.train.stages.preference import preference
 from fettle.train.stages.pretrain import pretrain
+from fettle.train.stages.quantize import quantize
 from fettle.train.stages.reward import reward
 from fettle.train.stages.sft import sft
 
@@ -43,7 +48,9 @@ STAGES: dict[str, StageFunction] = {
     "classify": classify,
     "preference": preference,
     "reward": reward,
+    "distill": distill,
     "merge": merge,
+    "quantize": quantize,
 }
 
 
@@ -62,20 +69,18 @@ def run(
     folder = Path(out).expanduser().resolve() if out is not None else Path("runs", loaded.name).resolve()
     _check_free(folder, loaded)
     began = time.monotonic()
-    stages = plan_stages(loaded, folder, until)
-    waiting = [stage for stage in stages if not stage.is_done]
-    for stage in waiting:
-        check_cpus(loaded, stage.spec, stage.cluster)
-    keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedStage) else None for stage in waiting]
-    check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
     is_new = not folder.exists()
+    with _nothing_left(folder if is_new else None):
+        stages = plan_stages(loaded, folder, until)
+        waiting = [stage for stage in stages if not stage.is_done]
+        for stage in waiting:
+            check_cpus(loaded, stage.spec, stage.cluster)
+        keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedStage) else None for stage in waiting]
+        check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
+        check_evaluations(loaded, stages)
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
-        try:
+        with _nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
-        except UserError:
-            if is_new:  # a mistake in the data leaves nothing behind
-                shutil.rmtree(folder)
-            raise
         with quiet(folder / "logs" / "run.log") as console:
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
             for note in [*notes, *_left_behind(waiting)]:
@@ -83,13 +88,37 @@ def run(
             if waiting:
                 _train(waiting, jobs, fence, folder, console)
             cached = {stage.spec.name for stage in stages if stage not in waiting}
-            report = make_report(loaded, folder, stages, cached, time.monotonic() - began)
+            compared = compare(loaded, stages, folder, lambda text: console.print(text, markup=False))
+            report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared)
             write_report(report, stages)
             console.print(table(report))
+            if report.evaluations:
+                console.print(evaluation_table(report))
             console.print(f"report    {_near(folder / 'report.html')}")
-            if report.stages[-1].artifact["kind"] in ("model", "adapter"):
-                console.print(f"serve it  fettle serve {_near(report.artifact)}")
+            is_model = report.stages[-1].artifact["kind"] in ("model", "adapter")
+            if is_model and family_of(stages[-1].origin.root) == "causal":
+                console.print(_what_next(report.artifact), markup=False)
     return report
+
+
+def _what_next(artifact: Path) -> str:
+    """How to use a language model's artifact."""
+    found = why_not_applied(artifact) if (artifact / "adapter_config.json").is_file() else None
+    if found is None:
+        return f"serve it  fettle serve {_near(artifact)}"
+    what, instead = found
+    return f"serve it  not as it is: vLLM does not apply {what}; {instead}"
+
+
+@contextmanager
+def _nothing_left(folder: Path | None) -> Iterator[None]:
+    """A mistake of the user's leaves nothing behind: the folder goes, if one is given."""
+    try:
+        yield
+    except UserError:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _near(path: Path) -> str:

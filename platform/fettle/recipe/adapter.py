@@ -56,8 +56,8 @@ class AdapterSpec(Spec):
     """lora, dora: the learning rate of the matrices B over that of A, `lr` (LoRA+: Hayou et al. 2024, arXiv:2402.12354,
     try 16); 1 by default."""
     bits: Literal[4, 8] | None = None
-    """lora, dora, ia3: the frozen weights lie in so many bits (4: NF4 with double quantisation, QLoRA: Dettmers et al.
-    2023, arXiv:2305.14314; 8: LLM.int8(): Dettmers et al. 2022, arXiv:2208.07339)."""
+    """lora, dora (4 alone), ia3: the frozen weights lie in so many bits (4: NF4 with double quantisation, QLoRA:
+    Dettmers et al. 2023, arXiv:2305.14314; 8: LLM.int8(): Dettmers et al. 2022, arXiv:2208.07339)."""
     tokens: int | None = Field(None, ge=1)
     """prefix, prompt: how many are learned; 16 by default."""
     size: int | None = Field(None, ge=1)
@@ -81,6 +81,8 @@ class AdapterSpec(Spec):
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> "AdapterSpec":
         check_keys(self, _KINDS)
+        if self.kind == "dora" and self.bits == 8:
+            raise ValueError("dora works with bits: 4: with 8 PEFT loses the scales of the weights it measures on CPUs")
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fettle.errors import UserError
+from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.stages import TrainingStage
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ _BY_SHAPE = ("adafactor", "muon")
 
 
 def check_combinations(recipe: Recipe) -> None:
-    """Raises UserError at the first stage whose optimizer does not work as its group shares the weights out."""
+    """Raises UserError at the first stage whose optimizer or adapter its worker group does not work with."""
     for stage in recipe.stages:
         if not isinstance(stage, TrainingStage):
             continue
@@ -37,6 +38,73 @@ def check_combinations(recipe: Recipe) -> None:
                 file=recipe.file,
                 line=recipe.line(field),
                 field=field,
-                expected="adamw, adam, sgd or rmsprop with zero: 1 to 3",
+                expected="adamw, adamw_8bit, adam, sgd or rmsprop with zero: 1 to 3",
                 fix="set cluster.zero: 0 (several workers work too), or another optimizer",
             )
+        _check_turns(recipe, stage, cluster)
+        _check_ratio(recipe, stage, cluster)
+        _check_bits(recipe, stage, cluster)
+
+
+def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+    """Raises UserError where LISA cannot change the layers it trains, or never would."""
+    adapter = stage.adapter or recipe.adapter
+    if adapter.kind != "lisa":
+        return
+    at = f"stages.{stage.name}.adapter" if stage.adapter else "adapter"
+    if cluster.zero > 0:
+        raise UserError(
+            f"ZeRO {cluster.zero} shares out, once and for all, the weights that are trained at the start; lisa trains"
+            " other layers later",
+            file=recipe.file,
+            line=recipe.line(f"{at}.kind"),
+            field=f"{at}.kind",
+            expected="lisa with zero: 0",
+            fix="set cluster.zero: 0 (several workers work too), or adapter: freeze or lora",
+        )
+    assert adapter.every is not None
+    if stage.max_steps is not None and stage.max_steps <= adapter.every:
+        raise UserError(
+            f"lisa would choose layers every {adapter.every} steps, and the stage has {stage.max_steps}",
+            file=recipe.file,
+            line=recipe.line(f"{at}.every"),
+            field=f"{at}.every",
+            expected=f"at most {stage.max_steps - 1}" if stage.max_steps > 1 else None,
+            fix="a smaller every, or more max_steps",
+        )
+
+
+def _check_ratio(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+    """Raises UserError where LoRA+ cannot give the matrices B a rate of their own, or it would mean nothing."""
+    adapter, kind = stage.adapter or recipe.adapter, stage.optimizer.kind
+    if adapter.lr_ratio is None or not (cluster.offload or kind in _BY_SHAPE):
+        return
+    field = f"stages.{stage.name}.adapter.lr_ratio" if stage.adapter else "adapter.lr_ratio"
+    reasons = {
+        "adafactor": "adafactor's steps are relative to each weight's size, and B begins as 0",
+        "muon": "muon gives all matrices steps of one size, which lr_ratio was not worked out for",
+    }
+    raise UserError(
+        reasons.get(kind, "an offloaded optimizer has one rate for all weights"),
+        file=recipe.file,
+        line=recipe.line(field),
+        field=field,
+        expected="lr_ratio with adamw, adamw_8bit, adam, sgd or rmsprop, and offload: false",
+        fix="remove lr_ratio",
+    )
+
+
+def _check_bits(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+    """Raises UserError where ZeRO 3 would have to share out weights of a few bits."""
+    adapter = stage.adapter or recipe.adapter
+    if adapter.bits is None or cluster.zero < 3:
+        return
+    field = f"stages.{stage.name}.adapter.bits" if stage.adapter else "adapter.bits"
+    raise UserError(
+        f"ZeRO 3 shares out the weights as they are loaded, which transformers cannot do with {adapter.bits} bits",
+        file=recipe.file,
+        line=recipe.line(field),
+        field=field,
+        expected="bits with zero: 0, 1 or 2",
+        fix=f"set cluster.zero: 2 (in {adapter.bits} bits each worker holds all of them), or remove bits",
+    )

@@ -4,17 +4,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from fettle.recipe.distill import DistillStage
 from fettle.recipe.merge import MergeStage
+from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.stages import StageBase, TrainingStage
 
 
 class PretrainStage(TrainingStage):
-    """Continued pre-training on raw text; every token bears loss."""
+    """Pre-training on raw text, continued or from nothing; every token bears loss, or those that are hidden."""
 
     kind: Literal["pretrain"]
     """Raw text."""
-    objective: Literal["causal"] = "causal"
-    """What is predicted: the next token."""
+    objective: Literal["causal", "masked", "span"] = "causal"
+    """What is predicted. causal: the next token (Llama). masked: hidden tokens, from those around them (BERT: Devlin et
+    al. 2018, arXiv:1810.04805). span: hidden stretches of text, by an encoder-decoder (T5: Raffel et al. 2019,
+    arXiv:1910.10683, section 3.1.4)."""
+    mask_rate: float | None = Field(None, gt=0, lt=1)
+    """masked, span: share of the tokens that is hidden; 0.15 by default."""
+    mean_span: float | None = Field(None, ge=1)
+    """span: how many tokens in a row are hidden, on average; 3 by default."""
+
+    @model_validator(mode="after")
+    def _hides_something(self) -> "PretrainStage":
+        if self.mask_rate is not None and self.objective == "causal":
+            raise ValueError("mask_rate has no effect with objective: causal; it belongs to masked and span")
+        if self.mean_span is not None and self.objective != "span":
+            raise ValueError(f"mean_span has no effect with objective: {self.objective}; it belongs to span")
+        return self
 
 
 class SftStage(TrainingStage):
@@ -97,12 +113,20 @@ class ClassifyStage(_WholeRecordsStage):
     fine-tuning: ULMFiT, section 3.2, uses 1 / 2.6)."""
 
 
-YIELDS_MODEL = ("pretrain", "sft", "preference", "merge")
+YIELDS_MODEL = ("pretrain", "sft", "preference", "distill", "merge")
 """Kinds of stages whose result is a language model, from which any other may begin."""
 OF_PARTS = ("preference", "reward", "classify")
 """Kinds of stages that learn from a record as a whole: its answers together, or its text with its label."""
 Stage = Annotated[
-    PretrainStage | SftStage | PreferenceStage | RewardStage | ClassifyStage | MergeStage, Field(discriminator="kind")
+    PretrainStage
+    | SftStage
+    | PreferenceStage
+    | RewardStage
+    | ClassifyStage
+    | DistillStage
+    | MergeStage
+    | QuantizeStage,
+    Field(discriminator="kind"),
 ]
 STAGE_SPECS: dict[str, type[StageBase]] = {
     "pretrain": PretrainStage,
@@ -110,5 +134,7 @@ STAGE_SPECS: dict[str, type[StageBase]] = {
     "preference": PreferenceStage,
     "reward": RewardStage,
     "classify": ClassifyStage,
+    "distill": DistillStage,
     "merge": MergeStage,
+    "quantize": QuantizeStage,
 }

@@ -13,6 +13,8 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.combinations import check_combinations
 from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
+from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS, Stage
 from fettle.recipe.merge import MergeStage, WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
@@ -24,6 +26,8 @@ from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
 
 _PARTS: dict[str, type[BaseModel]] = {
+    "base": FromNothing,
+    "tokenizer": TokenizerSpec,
     "cluster": ClusterSpec,
     "adapter": AdapterSpec,
     "data": DataSpec,
@@ -36,6 +40,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "early_stop": EarlyStopSpec,
     "checkpoint": CheckpointSpec,
     "adapters": WeightedAdapter,
+    "evaluate": EvaluateSpec,
 }
 # What a bare word stands for: `schedule: linear` is `schedule: {kind: linear}`.
 _WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path", "adapters": "from"}
@@ -187,6 +192,8 @@ def _walk(loc: tuple[int | str, ...], tree: Any) -> tuple[list[str], Any, type[B
                 dotted.append(str(here.get("name", step)) if isinstance(here, dict) else str(step))
         elif depth == 2 and loc[0] == "stages" and step in STAGE_SPECS:
             part = STAGE_SPECS[step]
+        elif step.startswith("<"):  # a tag of `Base`
+            continue
         elif isinstance(here, dict) and (step in here or last):
             dotted.append(step)
             here = here.get(step)

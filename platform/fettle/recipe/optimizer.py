@@ -6,9 +6,10 @@ from pydantic import Field, model_validator
 
 from fettle.recipe.spec import Spec, check_keys, with_defaults
 
-OptimizerKind = Literal["adamw", "adam", "sgd", "rmsprop", "adafactor", "muon"]
+OptimizerKind = Literal["adamw", "adamw_8bit", "adam", "sgd", "rmsprop", "adafactor", "muon"]
 _OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
+    "adamw_8bit": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
     "adam": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
     "sgd": {"momentum": 0.9},
     "rmsprop": {"smoothing": 0.99, "eps": 1e-8, "momentum": 0.0},
@@ -28,22 +29,23 @@ class OptimizerSpec(Spec):
     belong to the kinds they name."""
 
     kind: OptimizerKind = "adamw"
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), Adam (Kingma & Ba 2014, arXiv:1412.6980), SGD with momentum,
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), the same with its two moments in eight bits (Dettmers et al.
+    2021, arXiv:2110.02861), Adam (Kingma & Ba 2014, arXiv:1412.6980), SGD with momentum,
     RMSprop, Adafactor (Shazeer & Stern 2018, arXiv:1804.04235; `lr` is relative to the root mean square of each
     weight), Muon (Jordan 2024) for the matrices of the layers with AdamW for all else."""
     beta1: float | None = Field(None, ge=0, lt=1)
-    """adamw, adam, muon: decay of the gradients' mean; 0.9 by default."""
+    """adamw, adamw_8bit, adam, muon: decay of the gradients' mean; 0.9 by default."""
     beta2: float | None = Field(None, ge=0, lt=1)
-    """adamw, adam, muon: decay of their variance; 0.95 by default."""
+    """adamw, adamw_8bit, adam, muon: decay of their variance; 0.95 by default."""
     momentum: float | None = Field(None, ge=0, lt=1)
     """sgd, rmsprop, muon: share of the earlier steps; 0.9 by default, for rmsprop 0, for muon 0.95."""
     smoothing: float | None = Field(None, ge=0, lt=1)
     """rmsprop: decay of the squared gradients' mean; 0.99 by default."""
     eps: float | None = Field(None, gt=0)
-    """adamw, adam, rmsprop, muon: added to the root of the variance; 1e-8 by default."""
+    """adamw, adamw_8bit, adam, rmsprop, muon: added to the root of the variance; 1e-8 by default."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decay of weights, not of biases and norms: times `lr` off the weights (adamw, adafactor, muon), or added to the
-    gradients (adam, sgd, rmsprop)."""
+    """Decay of weights, not of biases and norms: times `lr` off the weights (adamw, adamw_8bit, adafactor, muon), or
+    added to the gradients (adam, sgd, rmsprop)."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Gradients are scaled down to this norm; 0 = never."""
 

@@ -11,6 +11,8 @@ from pydantic_core import PydanticUndefined
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
+from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS
 from fettle.recipe.merge import WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
@@ -35,6 +37,8 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("Every stage that trains", TrainingStage, "stages.NAME."),
     *((f"`kind: {kind}`", spec, "stages.NAME.") for kind, spec in STAGE_SPECS.items()),
     ("`adapters`", WeightedAdapter, "stages.NAME.adapters.N."),
+    ("`base`, from nothing", FromNothing, "base."),
+    ("`tokenizer`", TokenizerSpec, "base.tokenizer."),
     ("`data`", DataSpec, "stages.NAME.data.N."),
     ("`heldout`", HeldoutSpec, "stages.NAME.heldout."),
     ("`replay`", ReplaySpec, "stages.NAME.replay."),
@@ -45,11 +49,19 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`checkpoint`", CheckpointSpec, "stages.NAME.checkpoint."),
     ("`adapter`", AdapterSpec, "adapter."),
     ("`cluster`", ClusterSpec, "cluster."),
+    ("`evaluate`", EvaluateSpec, "evaluate.N."),
 )
 
 
 _SMALL = re.compile(r"(?<!^)(?=[A-Z])")  # EarlyStop is early_stop
-_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": ""}
+_WORDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "",
+    "object": "keys",
+}
 
 
 def reference() -> str:
@@ -80,7 +92,8 @@ def _type(schema: dict[str, Any]) -> str:
         name = str(schema["$ref"]).rpartition("/")[2]
         return "stage" if name.endswith("Stage") else f"`{_SMALL.sub('_', name.removesuffix('Spec')).lower()}`"
     if "const" in schema or "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+        values = schema.get("enum", [schema.get("const")])
+        return " or ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in values)
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
     return _WORDS.get(str(schema.get("type")), "")

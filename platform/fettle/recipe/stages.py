@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec, as_source
+from fettle.recipe.from_nothing import Base
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
 from fettle.recipe.spec import Spec, as_kind
 
@@ -52,7 +53,8 @@ class StageBase(Spec):
     """What the stage does."""
     from_: str | None = Field(None, alias="from")
     """An earlier stage or an artifact's folder; by default the nearest earlier stage that yields a language model. From
-    an adapter, the same adapter goes on, unless `merge_first`."""
+    an adapter, the same adapter goes on: kind, sizes and targets have to be those it was made with, how it is trained
+    (bits, lr_ratio) may change. With `merge_first` it becomes part of the weights, and any adapter may follow."""
     cluster: ClusterSpec | None = None
     """This stage's own worker group."""
 
@@ -60,8 +62,8 @@ class StageBase(Spec):
 class TrainingStage(StageBase):
     """The keys of every stage that trains."""
 
-    base: str | None = None
-    """Begin from this model instead of an earlier stage's."""
+    base: Base | None = None
+    """Begin from this model instead of an earlier stage's; or from nothing."""
     data: Annotated[tuple[DataSpec, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
     """A file, or a list of files with weights; epochs count the first."""
     replay: ReplaySpec | None = None
@@ -87,8 +89,9 @@ class TrainingStage(StageBase):
     """What one optimizer step learns from."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of the longest record; by default the model's positions, at most 2048."""
-    packing: bool = True
-    """Several records in one row, none seeing another; false pads instead."""
+    packing: bool | None = None
+    """Several records in one row, none seeing another; false pads instead. By default true where the model and the
+    adapter can."""
     streaming: bool = False
     """Encode records while training, instead of all of them before: for sets too large for the disk. Needs `max_steps`,
     and files of lines (.jsonl, or .txt with `split: lines`)."""

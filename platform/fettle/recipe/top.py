@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec
+from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.from_nothing import Base
 from fettle.recipe.kinds import Stage
 from fettle.recipe.spec import Spec, as_kind
 from fettle.recipe.stages import TrainingStage
@@ -23,8 +25,8 @@ class Recipe(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """Names the run and the model it publishes."""
-    base: str = "tiny"
-    """The bundled model's name (`tiny`), a folder, or a hub id."""
+    base: Base = "tiny"
+    """The bundled model's name (`tiny`), a folder, a hub id, or what to make one of, to begin from nothing."""
     chat_template: str | None = None
     """A chat template in place of the base's: chatml, llama3, mistral, gemma, qwen, or a .jinja file."""
     seed: int = Field(0, ge=0)
@@ -35,6 +37,8 @@ class Recipe(Spec):
     """The adapter of every stage that names none of its own."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """In the order they run."""
+    evaluate: tuple[EvaluateSpec, ...] = ()
+    """After the last stage: the base and its result compared on held-out prompts."""
 
     _file: Path = PrivateAttr(default=Path("recipe.yaml"))
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)

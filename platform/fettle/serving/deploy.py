@@ -24,7 +24,7 @@ class Arguments(BaseModel):
     adapters: dict[str, str] = {}
     """Name to folder of further adapters over the same base."""
     dtype: Dtype = "auto"
-    """`auto` is float32 on a CPU, the weights' own type on a GPU."""
+    """`auto` is float32 on a CPU (bfloat16 over quantised weights), the weights' own type on a GPU."""
     max_model_len: int | None = None
     """Tokens of prompt and answer together; by default the model's positions."""
 

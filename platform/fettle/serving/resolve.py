@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fettle.artifact import is_artifact, read_artifact
-from fettle.engine.env import EngineOptions
+from fettle.engine.env import EngineOptions, positions, resolved_dtype
+from fettle.engine.supports import has_lora
 from fettle.errors import UserError
 from fettle.models.base import BUNDLED, digest_of, resolve_base, template_in
 from fettle.serving.weights import Shapes, check_adapter, check_model, read
@@ -80,12 +81,12 @@ def resolve(
 
 
 def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
-    """`options` with room for the adapters. Raises UserError for a max_model_len above the model's positions."""
-    positions = read(served.folder / "config.json").get("max_position_embeddings")
-    if options.max_model_len and positions and options.max_model_len > positions:
-        raise UserError(
-            f"{options.max_model_len} is more than the model's {positions} positions", field="max_model_len"
-        )
+    """`options` with room for the adapters. Raises UserError for a max_model_len above the model's positions,
+    and for a dtype that its weights cannot be computed in."""
+    resolved_dtype(served.folder, options)
+    most = positions(read(served.folder / "config.json"))
+    if options.max_model_len and most and options.max_model_len > most:
+        raise UserError(f"{options.max_model_len} is more than the model's {most} positions", field="max_model_len")
     if not served.adapters:
         return options
     count = len(served.adapters)
@@ -107,6 +108,13 @@ def _check_speaks(folder: Path) -> None:
             file=folder,
             expected="a causal language model, or an adapter over one",
             fix="load it with transformers' AutoModelForSequenceClassification",
+        )
+    if any(name.endswith("ForMaskedLM") for name in read(folder / "config.json").get("architectures") or ()):
+        raise UserError(
+            "a masked language model fills gaps and writes no text",
+            file=folder,
+            expected="a causal language model, or an adapter over one",
+            fix="load it with transformers' AutoModelForMaskedLM",
         )
 
 
@@ -146,6 +154,7 @@ def _check_digest(adapter: Path, base: Path) -> None:
 def _adapter(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapter:
     if not (folder / "adapter_config.json").is_file():
         raise UserError("not an adapter: it has no adapter_config.json", file=folder, field=f"adapter {name}")
+    _check_has_lora(folder, base)
     rank = check_adapter(folder, shapes)
     _check_digest(folder, base)
     mine, theirs = _vocabulary(folder), _vocabulary(base)
@@ -154,6 +163,19 @@ def _adapter(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapt
             "its tokenizer is not its base's", file=folder, fix="merge the adapter into its base and serve the result"
         )
     return ServedAdapter(name=name, folder=folder, rank=rank, defaults=_defaults(folder, base))
+
+
+def _check_has_lora(adapter: Path, base: Path) -> None:
+    """Raises UserError where vLLM has no LoRA for the base's architecture; the engine would only tell once it is up."""
+    config = read(base / "config.json")
+    for architecture in config.get("architectures") or ():
+        if has_lora(architecture) is False:
+            raise UserError(
+                f"vLLM applies no adapters to models of type {config.get('model_type')} ({architecture})",
+                file=adapter,
+                expected="full weights, or an adapter over a model such as Llama, Qwen, Mistral, Gemma or Phi",
+                fix=f"fettle merge {adapter} --out FOLDER, and serve that",
+            )
 
 
 def _defaults(folder: Path, base: Path) -> dict[str, Any]:

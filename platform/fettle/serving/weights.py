@@ -9,13 +9,13 @@ from typing import Any
 
 from fettle.engine.env import CPU_HEAD_SIZES, device, head_size, vllm_rank
 from fettle.errors import UserError
+from fettle.models.mergeable import why_not_merged
 
 Shapes = dict[str, tuple[int, ...]]
 
 _HEADER_MOST = 100_000_000  # what the safetensors library itself accepts
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
 _UNSERVED_HEADS = ("SequenceClassification", "TokenClassification", "MaskedLM", "QuestionAnswering")
-_MERGE_IT = "merge the adapter into its base and serve the result"
 
 
 def check_model(folder: Path) -> Shapes:
@@ -37,6 +37,15 @@ def check_model(folder: Path) -> Shapes:
                 field="architectures",
                 expected="a causal language model",
             )
+    if config.get("is_encoder_decoder"):
+        raise UserError(
+            f"a {config.get('model_type')} reads with an encoder and writes with a decoder; vLLM serves no such text"
+            " models any more",
+            file=folder / "config.json",
+            field="is_encoder_decoder",
+            expected="a causal language model",
+            fix="ask it with `fettle eval`, or load it with transformers' AutoModelForSeq2SeqLM",
+        )
     size = head_size(config)
     if device() == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
         raise UserError(
@@ -49,23 +58,31 @@ def check_model(folder: Path) -> Shapes:
         raise UserError(
             "no tokenizer beside the weights", file=folder, expected="tokenizer.json", fix="save the tokenizer there"
         )
-    return _model_shapes(folder)
+    packed = 32 // _bits(config)
+    return {
+        name.removesuffix("_packed"): (*shape[:-1], shape[-1] * packed) if name.endswith("_packed") else shape
+        for name, shape in _model_shapes(folder).items()
+    }
+
+
+def why_not_applied(folder: Path) -> tuple[str, str] | None:
+    """What of the adapter in a folder vLLM does not apply, and what to do instead; None where it applies all."""
+    found = next(iter(_unsupported(read(folder / "adapter_config.json")).values()), None)
+    if found is None:
+        return None
+    if why_not_merged(folder, several=False) is None:
+        return found, f"fettle merge {folder} --out FOLDER, and serve that"
+    return found, "train a lora adapter, or use this one from Python (docs/adapters.md)"
 
 
 def check_adapter(folder: Path, base: Shapes) -> int:
     """The adapter's rank. Raises UserError if vLLM cannot apply it, or if it was made for a base of other shapes."""
     file = folder / "adapter_config.json"
     config = read(file)
-    if str(config.get("peft_type", "")).upper() != "LORA":
-        raise UserError(
-            f"an adapter of type {config.get('peft_type')}",
-            file=file,
-            field="peft_type",
-            expected="LORA",
-            fix=_MERGE_IT,
-        )
-    for field, what in _unsupported(config).items():
-        raise UserError(f"vLLM does not apply {what}", file=file, field=field, fix=_MERGE_IT)
+    if found := why_not_applied(folder):
+        what, instead = found
+        field = next(iter(_unsupported(config)))
+        raise UserError(f"vLLM does not apply {what}", file=file, field=field, expected="a LoRA adapter", fix=instead)
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
         raise UserError(f"{ranks[0]!r} is no rank", file=file, field="r", expected="a positive whole number")
@@ -129,11 +146,19 @@ def _model_shapes(folder: Path) -> Shapes:
     return shapes
 
 
+def _bits(config: dict[str, Any]) -> int:
+    """Of a quantised model's weights; several of them lie in one 32-bit number where it is called `weight_packed`."""
+    groups = (config.get("quantization_config") or {}).get("config_groups") or {}
+    return next((int(group["weights"].get("num_bits", 8)) for group in groups.values() if group.get("weights")), 32)
+
+
 def _unsupported(config: dict[str, Any]) -> dict[str, str]:
     """Field and description of what vLLM's PEFTHelper would refuse, by the same rules, once the engine is up."""
     plain = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
     start = config.get("init_lora_weights", True)
+    kind = config.get("peft_type")
     found = {
+        "peft_type": (f"an adapter of type {kind}", str(kind).upper() != "LORA"),
         "use_dora": ("DoRA", config.get("use_dora")),
         "bias": ("an adapter with biases", config.get("bias", "none") != "none"),
         "lora_bias": ("an adapter with biases", config.get("lora_bias")),

@@ -10,10 +10,12 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from fettle.data.batches import IGNORE, Encoded, collate
+from fettle.data.batches import Encoded, collate
 from fettle.models.base import load_weights
-from fettle.train.logprobs import MOST_LOGITS
+from fettle.models.stored import Stored
+from fettle.train.logprobs import label_logprobs
 from fettle.train.neftune import EmbeddingNoise
+from fettle.train.task import HELDOUT
 
 
 class CausalTask:
@@ -28,7 +30,7 @@ class CausalTask:
         self.noise = EmbeddingNoise(neftune) if neftune is not None else None
         self._vocab = 0
 
-    def load(self, base: Path, dtype: torch.dtype) -> PreTrainedModel:
+    def load(self, base: Path, dtype: Stored) -> PreTrainedModel:
         """The language model in `base`, whose head can also give log-probabilities alone."""
         model = load_weights(base, dtype)
         self._vocab = int(model.config.get_text_config().vocab_size)
@@ -40,25 +42,15 @@ class CausalTask:
     def prepare(self, trainer: Any) -> None:
         """Nothing."""
 
-    def collate(self, examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def collate(self, examples: Sequence[Encoded], step: int = HELDOUT) -> dict[str, torch.Tensor]:
         """`input_ids`, `labels`, `position_ids`, each [R, T], of packed rows."""
         return collate(examples, max_length=self.max_length, packing=self.packing, pad_id=self.pad_id)
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of the negative log-probabilities of the labels, in nats, a scalar.
-
-        On a CPU from the logits, while they are few; else by TRL's fused head, which never holds them all. (Without
-        its GPU kernel the fused head projects twice, the second time in float32: a quarter of the step, 2026-11.)
-        """
-        labels = inputs["labels"]
+        """Sum of the negative log-probabilities of the labels, in nats, a scalar."""
         if self.noise is not None:
             self.noise.expect(inputs["position_ids"])
-        if labels.device.type != "cpu" or labels.numel() * self._vocab > MOST_LOGITS:
-            return -model(**inputs, use_cache=False, fused_lm_head=True).log_probs.float().sum()
-        wanted = labels[:, 1:] != IGNORE
-        output = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
-        logits = output.logits[:, :-1][wanted].float()
-        return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+        return -label_logprobs(model, inputs, inputs["labels"], self._vocab).sum()
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss."""

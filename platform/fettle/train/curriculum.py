@@ -25,6 +25,7 @@ from fettle.data.tokens import (
 )
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
+from fettle.models.family import family_of
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
 
@@ -92,7 +93,7 @@ def _streams(job: StageJob, heldout: Sequence[Encoded], rank: int) -> list[Strea
     """The sources, encoded while training, without what is held out of them."""
     is_share = job.spec.heldout is None or job.spec.heldout.data is None
     without = {content_hash(example) for example in heldout} if is_share else set()
-    tokenizer = load_tokenizer(job.base, job.chat_template)
+    tokenizer, is_halved = load_tokenizer(job.base, job.chat_template), family_of(job.base) == "seq2seq"
     skipped = SkippedRecords(job.folder / SKIPPED)
 
     def skip(error: UserError) -> None:
@@ -107,6 +108,7 @@ def _streams(job: StageJob, heldout: Sequence[Encoded], rank: int) -> list[Strea
             on_long=job.spec.on_long,
             on_error=complain if source.spec.on_bad_record == "error" else skip,
             without=without,
+            is_halved=is_halved,
         )
         for source in job.streams
     ]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fettle.data.line_index import StreamedSource
+from fettle.data.sources import OpenSource
+from fettle.models.packed import why_not_packed
 from fettle.recipe.adapter import AdapterSpec
-from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.cluster import ClusterSpec, Precision
 from fettle.recipe.merge import MergeStage, Method
+from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.stages import StageBase, TrainingStage
 from fettle.train.checkpoint import Fence
 
@@ -41,13 +44,32 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """What a student learns from. base: folder of full weights; adapter: one over them, which is merged.
+
+    Where the teacher answers before the student learns: answers: the folder they are written to. prompts: the sources
+    it answers, `data` of the recipe, and heldout_prompts: that of the held-out ones. end_ids: token ids at which it
+    stops. chat_template: text of one in place of its tokenizer's.
+    """
+
+    base: Path
+    adapter: Path | None = None
+    answers: Path | None = None
+    prompts: tuple[OpenSource, ...] = ()
+    heldout_prompts: OpenSource | None = None
+    end_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageJob(Job):
     """One stage that trains.
 
     from_adapter: an adapter over the base to go on with (merge_first: to merge). tokens: the folders of each encoded
     source, in the recipe's order, with their weights. streams: instead of them, sources to be encoded while training.
     heldout: folders of the held-out examples, or none for a share of the first source. pad_id: the one that fills rows.
-    labels: of a classifier, in the order of its head's rows.
+    labels: of a classifier, in the order of its head's rows. teacher: of a distillation; where it answers, `tokens` are
+    of the replayed sources alone.
     """
 
     spec: TrainingStage
@@ -58,10 +80,17 @@ class StageJob(Job):
     weights: tuple[float, ...]
     heldout: tuple[Path, ...]
     max_length: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     data: tuple[tuple[str, str], ...]
     pad_id: int
     labels: tuple[str, ...] = ()
+    teacher: Teacher | None = None
+
+    @property
+    def packing(self) -> bool:
+        """Whether several records lie in one row: as the recipe says, else wherever the model and the adapter can."""
+        told = self.spec.packing
+        return why_not_packed(self.base, self.adapter) is None if told is None else told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +101,14 @@ class MergeJob(Job):
     adapters: tuple[tuple[Path, float], ...]
     method: Method
     density: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeJob(Job):
+    """The base whose weights are rounded for serving. adapter: one over it to merge first."""
+
+    spec: QuantizeStage
+    adapter: Path | None
 
 
 @dataclass(frozen=True)
@@ -85,4 +122,4 @@ class GroupMember:
 
 
 StageFunction = Callable[[Any, GroupMember], None]
-"""Of a job of its own kind: StageJob, or MergeJob."""
+"""Of a job of its own kind: StageJob, MergeJob, or QuantizeJob."""

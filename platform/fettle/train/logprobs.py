@@ -18,23 +18,32 @@ MOST_LOGITS = 2**28  # 1 GiB in float32
 _TOKENS_PER_BATCH = 4096
 
 
+def label_logprobs(model: Any, batch: dict[str, torch.Tensor], labels: torch.Tensor, vocab: int) -> torch.Tensor:
+    """The log-probability of each label that is none to IGNORE, row after row, [L] float32 nats.
+
+    batch: `input_ids`, `position_ids`; labels: [R, T], of which the first of a row is never predicted. Connected to the
+    model even where there are none. On a CPU from the logits, while they are few; else by TRL's fused head, which never
+    holds them all. (Without its GPU kernel the fused head projects twice, the second time in float32: a quarter of the
+    step, 2026-11.)
+    """
+    read = {key: batch[key] for key in ("input_ids", "position_ids")}
+    wanted = labels[:, 1:] != IGNORE
+    if labels.device.type != "cpu" or labels.numel() * vocab > MOST_LOGITS:
+        output = model(**read, labels=labels, use_cache=False, fused_lm_head=True)
+        found: torch.Tensor = output.log_probs.float()[wanted]
+        return found
+    logits = model(**read, use_cache=False).logits[:, :-1][wanted].float()
+    return -torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="none")
+
+
 def part_logprobs(model: Any, inputs: dict[str, torch.Tensor], vocab: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probability of each part's labels, summed, [N] float32 nats; how many those labels are, [N] float32).
 
-    inputs: as `collate_parts` gives them. On a CPU from the logits, while they are few; else by TRL's fused head (see
-    `CausalTask.loss_sum`). Both are connected to the model even where there are no parts.
+    inputs: as `collate_parts` gives them. Both are connected to the model even where there are no parts.
     """
-    labels = inputs["token_labels"][:, 1:]
-    wanted = labels != IGNORE
-    part_of = inputs["part_of"][:, 1:][wanted]
-    if labels.device.type != "cpu" or inputs["token_labels"].numel() * vocab > MOST_LOGITS:
-        read = {key: inputs[key] for key in ("input_ids", "position_ids")}
-        output = model(**read, labels=inputs["token_labels"], use_cache=False, fused_lm_head=True)
-        logprobs = output.log_probs.float()[wanted]
-    else:
-        output = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
-        logits = output.logits[:, :-1][wanted].float()
-        logprobs = -torch.nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
+    labels = inputs["token_labels"]
+    logprobs = label_logprobs(model, inputs, labels, vocab)
+    part_of = inputs["part_of"][:, 1:][labels[:, 1:] != IGNORE]
     sums = logprobs.new_zeros(len(inputs["ends"])).index_add(0, part_of, logprobs)
     counts = torch.zeros_like(sums).index_add(0, part_of, torch.ones_like(logprobs))
     return sums, counts

@@ -31,17 +31,26 @@ def make_optimizer(spec: OptimizerSpec, groups: Groups, lr: float, matrices: Col
             groups, lr=lr, alpha=_given(spec.smoothing), eps=_given(spec.eps), momentum=_given(spec.momentum)
         ),
         "adafactor": lambda: Adafactor(groups, lr=lr),
+        "adamw_8bit": lambda: _adamw_8bit(spec, groups, lr),
     }
     return makers[spec.kind]()
 
 
-def parameter_groups(model: torch.nn.Module, decaying: Collection[str], weight_decay: float) -> Groups:
-    """The trainable parameters in those that decay (by name) and those that do not; no group is empty."""
-    trainable = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    decayed = [weight for name, weight in trainable if name in decaying]
-    others = [weight for name, weight in trainable if name not in decaying]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def parameter_groups(
+    model: torch.nn.Module, decaying: Collection[str], weight_decay: float, lr_of_b: float | None = None
+) -> Groups:
+    """The trainable parameters in those that decay (by name) and those that do not; no group is empty. lr_of_b: of
+    LoRA's matrices B, in groups of their own after the others, whose rate is the one that is told (LoRA+: Hayou et al.
+    2024, arXiv:2402.12354, section 4)."""
+    found: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            is_b = lr_of_b is not None and "lora_B" in name
+            found.setdefault((is_b, name not in decaying), []).append(weight)
+    return [
+        {"params": weights, "weight_decay": 0.0 if stays else weight_decay} | ({"lr": lr_of_b} if is_b else {})
+        for (is_b, stays), weights in sorted(found.items(), key=lambda one: one[0])
+    ]
 
 
 def hidden_matrices(model: PreTrainedModel) -> set[int]:
@@ -95,6 +104,13 @@ class MuonWithAdamW(Optimizer):
             part.param_groups = [group for group in self.param_groups if ("ns_steps" in group) is of_muon]
             part.state = self.state
             part.step()
+
+
+def _adamw_8bit(spec: OptimizerSpec, groups: Groups, lr: float) -> Optimizer:
+    from bitsandbytes.optim import AdamW8bit
+
+    made: Optimizer = AdamW8bit(groups, lr=lr, **_of_adam(spec))
+    return made
 
 
 def _split(groups: Groups, matrices: Collection[int], inside: bool) -> Groups:

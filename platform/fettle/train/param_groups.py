@@ -2,7 +2,7 @@
 
 Discriminative fine-tuning (section 3.2): the rate falls by a constant factor from each layer to the one below.
 Gradual unfreezing (section 3.3): the head alone learns at first, then one more layer from the top each part of the
-steps. Depth: 0 the head, 1 the last layer and the norm after it, 2 the layer before that, …, the embeddings last.
+steps. How deep a layer lies is told by models/layers.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.nn import Embedding, Module, ModuleList
+from torch.nn import Module
 from torch.optim import Optimizer
 
-from fettle.models.heads import HEAD
+from fettle.models.layers import depths, freeze_below
 
 DEPTH = "depth"  # of an optimizer's group
 Rate = Callable[[int], float]
@@ -48,10 +48,8 @@ class LayerRates:
 
     def freeze(self, model: Module) -> None:
         """Takes out of the training what is never unfrozen."""
-        if self.unfreeze == "all":
-            return
-        for name, depth in depths(model).items():
-            model.get_parameter(name).requires_grad_(depth <= self.num_gradual)
+        if self.unfreeze != "all":
+            freeze_below(model, self.num_gradual)
 
     def cut_gradients(self, model: Module, state: Any) -> None:
         """Makes the gradients of layers that wait zero, whichever step `state.global_step` of `state.max_steps` is.
@@ -96,26 +94,3 @@ class _Cut:
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         waits = self.rates.is_frozen(self.depth, self.state.global_step, self.state.max_steps)
         return torch.zeros_like(gradient) if waits else gradient
-
-
-def depths(model: Any) -> dict[str, int]:
-    """The depth of every parameter of a headed model, by its name."""
-    layers = layers_of(model.base_model)
-    below = len(layers) + 1
-    by_name: dict[str, int] = {}
-    of = {id(weight): len(layers) - n for n, layer in enumerate(layers) for weight in layer.parameters()}
-    embedded = {id(w) for module in model.modules() if isinstance(module, Embedding) for w in module.parameters()}
-    for name, weight in model.named_parameters():
-        if name.partition(".")[0] == HEAD:
-            by_name[name] = 0
-        elif id(weight) in of:
-            by_name[name] = of[id(weight)]
-        else:  # BLOOM and BERT have a norm among their embeddings
-            by_name[name] = below if id(weight) in embedded or "embed" in name else 1
-    return by_name
-
-
-def layers_of(body: Module) -> ModuleList:
-    """The layers of a language model's body, the lowest first: its outermost list of modules, the longest of them."""
-    lists = [(name, module) for name, module in body.named_modules() if isinstance(module, ModuleList)]
-    return max(lists, key=lambda one: (-one[0].count("."), len(one[1])))[1]

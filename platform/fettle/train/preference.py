@@ -6,7 +6,8 @@ Letters: P pairs, N answers, of a micro-batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations, islice
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from fettle.data.batches import IGNORE, collate_parts
 from fettle.data.tokens import TokenExample
+from fettle.models.stored import Stored
 from fettle.recipe.kinds import PreferenceStage
 from fettle.train import losses
 from fettle.train.causal import CausalTask
 from fettle.train.checkpoint import Fence
 from fettle.train.logprobs import part_logprobs, score, whole
+from fettle.train.pairs import pairs_of
 from fettle.train.reference import Reference, mismatched, reference_for
+from fettle.train.task import HELDOUT
 
 REFERENCE = "reference.npz"
 _WITHOUT_REFERENCE = ("orpo", "simpo")
@@ -29,13 +33,22 @@ _EQUAL = 1e-4  # nats; float32 sums of an answer's log-probabilities in another 
 
 
 class PreferenceTask(CausalTask):
-    """spec: whose `loss` says which. folder: of the stage, where the reference's log-probabilities are kept."""
+    """spec: whose `loss` says which. folder: of the stage, where the reference's log-probabilities are kept.
+    is_fresh: whether the policy has an adapter that the stage did not receive; so its reference has none."""
 
     def __init__(
-        self, spec: PreferenceStage, *, folder: Path, fence: Fence, max_length: int, packing: bool, pad_id: int
+        self,
+        spec: PreferenceStage,
+        *,
+        folder: Path,
+        fence: Fence,
+        max_length: int,
+        packing: bool,
+        pad_id: int,
+        is_fresh: bool = False,
     ) -> None:
         super().__init__(max_length=max_length, packing=packing, pad_id=pad_id)
-        self.spec, self.folder, self.fence = spec, folder, fence
+        self.spec, self.folder, self.fence, self.is_fresh = spec, folder, fence, is_fresh
         self.beta = spec.beta if spec.beta is not None else 2.0 if spec.loss == "simpo" else 0.1
         self.unit = "answer" if spec.loss == "kto" else "pair"
         self.reference: Reference | None = None
@@ -43,7 +56,7 @@ class PreferenceTask(CausalTask):
         self._kl_of: tuple[str, int] | None = None
         self._kl = 0.0
 
-    def load(self, base: Path, dtype: torch.dtype) -> PreTrainedModel:
+    def load(self, base: Path, dtype: Stored) -> PreTrainedModel:
         """The language model in `base`, without dropout: the policy is compared with what it was, which has none."""
         model = super().load(base, dtype)
         disable_dropout_in_model(model)
@@ -58,9 +71,10 @@ class PreferenceTask(CausalTask):
         steps = islice((step.examples for step in lessons.steps()), lessons.num_steps)
         parts = (part for examples in (*steps, lessons.heldout) for part in self._parts(examples))
         file = self.folder / REFERENCE
-        self.reference = reference_for(trainer, parts, file, self.fence, pad_id=self.pad_id, vocab=self._vocab)
+        with trainer.model.disable_adapter() if self.is_fresh else nullcontext():
+            self.reference = reference_for(trainer, parts, file, self.fence, pad_id=self.pad_id, vocab=self._vocab)
 
-    def collate(self, examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def collate(self, examples: Sequence[Any], step: int = HELDOUT) -> dict[str, torch.Tensor]:
         """As `collate_parts`, with `labels`, one for each term of the loss; `reference`, [N] nats, where it is needed.
 
         `pairs`: [P, 2], better and worse answer; with kto instead `judged`: [N], 1 good, 0 bad, -1 not learned from.
@@ -159,15 +173,6 @@ class PreferenceTask(CausalTask):
             yield from mismatched([_judged_parts(one) for one in examples], self.max_length)
 
 
-def pairs_of(example: Any) -> Iterator[tuple[int, int]]:
-    """(better, worse) answer of each pair of a record, whose answers lie best first; none of answers that are tied."""
-    scores = example.values
-    for better, worse in combinations(range(len(example.parts)), 2):
-        # Without scores all are 0, but for a margin of the first.
-        if not scores[better] == scores[worse] != 0:
-            yield better, worse
-
-
 def judged(example: Any) -> list[int]:
     """1 for each good answer of a record, 0 for each bad one, -1 for one that is neither.
 
@@ -196,5 +201,5 @@ def _judged_parts(example: Any) -> list[TokenExample]:
 def _all_pairs(examples: Iterable[Any]) -> Iterator[tuple[int, int]]:
     first = 0
     for one in examples:
-        yield from ((first + better, first + worse) for better, worse in pairs_of(one))
+        yield from ((first + better, first + worse) for better, worse in pairs_of(one.values))
         first += len(one.parts)

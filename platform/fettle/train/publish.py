@@ -30,6 +30,8 @@ def publish(
     parents = [base_digest]
     if job.from_adapter is not None:
         parents.append(digest_of(job.from_adapter))
+    if job.teacher is not None:
+        parents.append(digest_of(job.teacher.adapter or job.teacher.base))
     with new_artifact(
         job.artifact,
         kind="adapter" if is_adapter and trainer.task.kind == "model" else trainer.task.kind,
@@ -45,9 +47,10 @@ def publish(
         metrics=metrics,
     ) as folder:
         model: Any = trainer.model
-        generates = trainer.task.kind == "model"
+        plain = model.get_base_model() if is_adapter else model
+        generates = trainer.task.kind == "model" and plain.can_generate()  # a masked language model does not
         if generates:
-            generation = (model.get_base_model() if is_adapter else model).generation_config
+            generation = plain.generation_config
             generation.eos_token_id = list(job.end_ids)
             generation.pad_token_id = tokenizer.pad_token_id
         if not is_adapter:

@@ -7,17 +7,19 @@ over their K-choose-2 pairs (Ouyang et al. 2022, arXiv:2203.02155, equation 1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from fettle.data.batches import IGNORE, Encoded, OfParts, collate_parts
-from fettle.models.heads import load_headed
+from fettle.data.encoder_batches import collate_first
+from fettle.models.heads import load_headed, reads_first
+from fettle.models.stored import Stored
+from fettle.train.pairs import pairs_of
+from fettle.train.task import HELDOUT
 
 
 def bradley_terry(
@@ -32,20 +34,13 @@ def bradley_terry(
     return -logsigmoid(better - worse - margins) + centre * (better + worse).square()
 
 
-def pairs_of(values: np.ndarray) -> list[tuple[int, int]]:
-    """(position of the better, of the worse) of a record's answers, all pairs. values: float [K].
-
-    Of two answers the one of the larger value is better, equal ones make no pair. Where all values are 0, nothing is
-    said but the order: the best answer comes first.
-    """
-    if not values.any():
-        return list(combinations(range(len(values)), 2))
-    return [(i, j) for i, j in permutations(range(len(values)), 2) if values[i] > values[j]]
+_READ = ("input_ids", "position_ids", "attention_mask")
 
 
 class RewardTask:
-    """The score of a linear head at each answer's last token. max_length, packing: of the rows. pad_id: a token that
-    fills them. margin: whether values are by how much answers differ. centre: of `bradley_terry`. seed: of the head."""
+    """The score of a head at each answer's last token, an encoder's at the first. max_length, packing: of the rows.
+    pad_id: a token that fills them. margin: whether values are by how much answers differ. centre: of `bradley_terry`.
+    seed: of the head."""
 
     kind: Literal["reward"] = "reward"
     unit = "record"
@@ -55,26 +50,28 @@ class RewardTask:
     ) -> None:
         self.max_length, self.packing, self.pad_id = max_length, packing, pad_id
         self.margin, self.centre, self.seed = margin, centre, seed
+        self._reads_first = False
 
-    def load(self, base: Path, dtype: torch.dtype) -> PreTrainedModel:
+    def load(self, base: Path, dtype: Stored) -> PreTrainedModel:
         """The body of the model in `base` under a head of one row."""
         model = load_headed(base, 1, dtype, self.seed)
+        self._reads_first = reads_first(model)
         model.config.get_text_config().pad_token_id = self.pad_id
         return model
 
     def prepare(self, trainer: Any) -> None:
         """Nothing."""
 
-    def collate(self, examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def collate(self, examples: Sequence[Encoded], step: int = HELDOUT) -> dict[str, torch.Tensor]:
         """`input_ids`, `position_ids` [R, T]; `ends` [N, 2]: row and column at which each answer is scored; `better`,
         `worse` [P] int64: which answers each pair is of; `margins`, `weights` [P] float32: by how much the better one
         shall be better, and the pair's share of its record; `labels`: 0 for each record that has a pair.
 
         An answer is scored at its last token that is not `pad_id`, as transformers' own sequence classifiers are: where
-        the end-of-text token is the padding too, that is the token before it.
+        the end-of-text token is the padding too, that is the token before it. By an encoder at its first token: then
+        `collate_first`'s take the place of the first three.
         """
         of_parts = cast(Sequence[OfParts], examples)
-        batch = collate_parts(of_parts, max_length=self.max_length, packing=self.packing, pad_id=self.pad_id)
         pairs: list[tuple[int, int]] = []
         margins: list[float] = []
         weights: list[float] = []
@@ -89,16 +86,19 @@ class RewardTask:
             labels.append(0 if found else IGNORE)
             first += len(example.parts)
         better, worse = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        return {
-            "input_ids": batch["input_ids"],
-            "position_ids": batch["position_ids"],
-            "ends": _scored_at(batch, self.pad_id),
+        return self._rows(of_parts) | {
             "better": better,
             "worse": worse,
             "margins": torch.tensor(margins, dtype=torch.float32),
             "weights": torch.tensor(weights, dtype=torch.float32),
             "labels": torch.tensor(labels, dtype=torch.int64),
         }
+
+    def _rows(self, examples: Sequence[OfParts]) -> dict[str, torch.Tensor]:
+        if self._reads_first:
+            return collate_first(examples, max_length=self.max_length, pad_id=self.pad_id)
+        batch = collate_parts(examples, max_length=self.max_length, packing=self.packing, pad_id=self.pad_id)
+        return {key: batch[key] for key in ("input_ids", "position_ids")} | {"ends": _scored_at(batch, self.pad_id)}
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sum over the records of the mean loss of their pairs, in nats, a scalar."""
@@ -120,7 +120,7 @@ class RewardTask:
 
     def _rewards(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The score of each answer, [N] float32."""
-        scores = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])
+        scores = model(**{name: inputs[name] for name in _READ if name in inputs})
         row, column = inputs["ends"].unbind(1)
         return scores[row, column, 0]
 

@@ -8,16 +8,19 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from fettle.artifact import is_artifact, library_versions, new_artifact, read_artifact
 from fettle.errors import UserError
 from fettle.models import adapters
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
+from fettle.models.layers import freeze_below
+from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor
 from fettle.train.early import EarlyStopping
 from fettle.train.job import GroupMember, StageJob
+from fettle.train.lisa import Lisa
 from fettle.train.optimizers import adam_arguments
 from fettle.train.param_groups import LayerRates
 from fettle.train.publish import publish
@@ -63,6 +66,8 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
     model = merged if merged is not None else _load(job, base, member, task)
     if rates is not None:
         rates.freeze(model)
+    callbacks: list[TrainerCallback] = [report] if early is None else [early, report]
+    callbacks += _choose_layers(job, model)
     trainer = StageTrainer(
         task=task,
         model=model,
@@ -74,6 +79,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
             world=member.world,
             accumulate=job.spec.batch.accumulate,
             collate=task.collate,
+            first=steps.start,
         ),
         steps=steps,
         optimizer=job.spec.optimizer,
@@ -81,8 +87,9 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         checkpoints=checkpoints,
         precision=job.precision,
         rates=rates,
+        lr_ratio=job.adapter.lr_ratio,
         early=early,
-        callbacks=[early, report] if early is not None else [report],
+        callbacks=callbacks,
     )
     report.trainer = trainer
     if early is not None:
@@ -94,7 +101,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         told = report.metrics() | (early.metrics() if early is not None else {})
         publish(job, base, member, trainer, tokenizer, state, told)
         checkpoints.clear()
-    del trainer, report.trainer, state, merged, model, early
+    del trainer, report.trainer, state, merged, model, early, callbacks
     # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
     AcceleratorState._reset_state()
     GradientState._reset_state()
@@ -111,7 +118,21 @@ def _early(job: StageJob, lessons: Curriculum, checkpoint: Path | None) -> Early
 
 def _checkpoints_gradients(job: StageJob, member: GroupMember) -> bool:
     told = job.spec.gradient_checkpointing
-    return member.cluster.gpus_per_worker > 0 if told is None else told
+    # A layer that is computed again has lost the prefix's keys and values.
+    by_default = member.cluster.gpus_per_worker > 0 and job.adapter.kind != "prefix"
+    return by_default if told is None else told
+
+
+def _choose_layers(job: StageJob, model: PreTrainedModel | PeftModel) -> list[TrainerCallback]:
+    """Freezes what the adapter's kind keeps out of the training, for good or, with LISA, a few steps at a time."""
+    spec = job.adapter
+    if spec.kind == "freeze":
+        assert spec.layers is not None
+        freeze_below(model, spec.layers)
+    if spec.kind != "lisa":
+        return []
+    assert isinstance(model, PreTrainedModel) and spec.layers is not None and spec.every is not None
+    return [Lisa(model, count=spec.layers, every=spec.every, seed=job.seed)]
 
 
 def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrainedModel | PeftModel:
@@ -119,7 +140,8 @@ def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrai
         return task.load(base, torch.float32)
     # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
     frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
-    model = task.load(base, frozen)
+    bits = job.adapter.bits
+    model = task.load(base, frozen if bits is None else Quantised(bits, frozen))
     if job.from_adapter is not None and not job.spec.merge_first:
         return adapters.resume(model, job.from_adapter)
     return adapters.attach(model, job.adapter, base, job.seed)

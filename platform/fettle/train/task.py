@@ -10,6 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from fettle.data.batches import Encoded
+from fettle.models.stored import Stored
+
+HELDOUT = -1
 
 
 class Task(Protocol):
@@ -25,7 +28,7 @@ class Task(Protocol):
         """What the loss is a mean over: `token`, `pair`, `record`."""
         ...
 
-    def load(self, base: Path, dtype: torch.dtype) -> PreTrainedModel:
+    def load(self, base: Path, dtype: Stored) -> PreTrainedModel:
         """The model in `base`, with the head this task needs."""
         ...
 
@@ -33,10 +36,12 @@ class Task(Protocol):
         """Called once, before the first step, with the model in its place; all workers call it together."""
         ...
 
-    def collate(self, examples: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    def collate(self, examples: Sequence[Encoded], step: int = HELDOUT) -> dict[str, torch.Tensor]:
         """A micro-batch, mostly `input_ids`, `position_ids` and `labels`, of some examples; none give padding alone.
 
-        As many of `labels` differ from IGNORE as the loss has terms.
+        As many of `labels` differ from IGNORE as the loss has terms. step: the optimizer step it is for, from 0 over
+        the whole stage, so that noise can be another one each time and yet the same for any workers and after a resume;
+        HELDOUT where it is measured on.
         """
         ...
 

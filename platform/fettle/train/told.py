@@ -42,6 +42,7 @@ class StageReport(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.writer and "loss" in logs:
             examples = self.steps[state.global_step].examples
+            is_of_tokens = self.trainer.task.unit == "token"
             self.writer.write(
                 step=state.global_step,
                 steps=state.max_steps,
@@ -49,7 +50,7 @@ class StageReport(TrainerCallback):
                 lr=float(logs["learning_rate"]),
                 grad_norm=float(logs.get("grad_norm") or 0.0),
                 tokens=sum(len(e.input_ids) for e in examples),
-                loss_tokens=sum(int(e.loss_mask[1:].sum()) for e in examples),
+                loss_tokens=self.trainer.num_terms if is_of_tokens else sum(int(e.loss_mask.sum()) for e in examples),
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

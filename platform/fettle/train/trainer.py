@@ -22,14 +22,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from fettle.data.batches import IGNORE, Encoded, share_out
+from fettle.models.adapters import restore
+from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.curriculum import StepsUnderway, write_cursor
 from fettle.train.early import EarlyStopping
+from fettle.train.loss_scale import scale_losses
 from fettle.train.optimizers import hidden_matrices, make_optimizer, parameter_groups
 from fettle.train.param_groups import LayerRates
 from fettle.train.schedule import rate_at
-from fettle.train.task import Task
+from fettle.train.task import HELDOUT, Task
+
+_LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Steps(Protocol):
@@ -45,22 +50,24 @@ class MicroBatches:
     """This worker's micro-batches of some steps, `accumulate` of them a step.
 
     steps: the examples of each step over all workers; its length is that of the whole stage, from wherever it goes on.
+    first: the number of the first of them, from 0.
     """
 
     steps: Steps
     rank: int
     world: int
     accumulate: int
-    collate: Callable[[Sequence[Encoded]], dict[str, torch.Tensor]]
+    collate: Callable[[Sequence[Encoded], int], dict[str, torch.Tensor]]
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for examples in self.steps:
+        for step, examples in enumerate(self.steps, start=self.first):
             bins = share_out([len(e.input_ids) for e in examples], self.world * self.accumulate)
             for part in bins[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
-                yield self.collate([examples[i] for i in part])
+                yield self.collate([examples[i] for i in part], step)
 
 
 class StageTrainer(SFTTrainer):
@@ -78,14 +85,17 @@ class StageTrainer(SFTTrainer):
         optimizer: OptimizerSpec,
         schedule: ScheduleSpec,
         checkpoints: Checkpoints,
-        precision: str,
+        precision: Precision,
         callbacks: list[TrainerCallback],
         early: EarlyStopping | None = None,
         rates: LayerRates | None = None,
+        lr_ratio: float | None = None,
     ) -> None:
         self.task, self.batches, self.steps = task, batches, steps
         self.schedule, self.checkpoints, self.rates = schedule, checkpoints, rates
-        self.optimizer_spec, self.early = optimizer, early
+        self.optimizer_spec, self.early, self.lr_ratio = optimizer, early, lr_ratio
+        self.num_terms = 0  # of the loss, in the step under way, over all workers
+        trained = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         super().__init__(
             model=model,
             args=args,
@@ -93,10 +103,16 @@ class StageTrainer(SFTTrainer):
             train_dataset=Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]}),  # batches come from us
             callbacks=callbacks,
         )
+        if isinstance(model, PeftModel):  # TRL has cast an adapter over quantised weights to bfloat16
+            for name, data in trained.items():
+                weight = model.get_parameter(name)
+                weight.data = weight.data if weight.dtype == data.dtype else data.to(weight.device)
         inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        if precision == "bf16":
+        if precision in _LOW:
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
-            inner.forward = _autocast(inner.forward, args.device.type)
+            inner.forward = _autocast(inner.forward, args.device.type, _LOW[precision])
+        if precision == "fp16":
+            scale_losses(self)
         # num_items_in_batch (labels over all workers and micro-batches) is always wanted.
         self.model_accepts_loss_kwargs = True
 
@@ -109,9 +125,10 @@ class StageTrainer(SFTTrainer):
         if self.optimizer is None:
             ours: Any = self.model if model is None else model
             spec = self.optimizer_spec
-            groups = parameter_groups(ours, self.get_decay_parameter_names(ours), spec.weight_decay)
+            lr, decaying = self.args.learning_rate, self.get_decay_parameter_names(ours)
+            groups = parameter_groups(ours, decaying, spec.weight_decay, self.lr_ratio and self.lr_ratio * lr)
             inner: Any = ours.get_base_model() if isinstance(ours, PeftModel) else ours
-            self.optimizer = make_optimizer(spec, groups, self.args.learning_rate, hidden_matrices(inner))
+            self.optimizer = make_optimizer(spec, groups, lr, hidden_matrices(inner))
             if self.rates is not None:
                 self.rates.split(ours, self.optimizer)
         return self.optimizer
@@ -132,6 +149,7 @@ class StageTrainer(SFTTrainer):
 
         Times the number of workers, whose gradients the engine averages. Returns a scalar.
         """
+        self.num_terms = int(num_items_in_batch)
         count = torch.as_tensor(num_items_in_batch).clamp(min=1)
         return self.task.loss_sum(model, inputs) / count * self.accelerator.num_processes
 
@@ -147,7 +165,7 @@ class StageTrainer(SFTTrainer):
         was_training = model.training
         model.eval()
         groups = max(1, sum(len(e.input_ids) for e in examples) // (tokens_per_batch * self.batches.world))
-        mine = MicroBatches([examples], self.batches.rank, self.batches.world, groups, self.batches.collate)
+        mine = MicroBatches([examples], self.batches.rank, self.batches.world, groups, self.batches.collate, HELDOUT)
         sums: dict[str, torch.Tensor] = {}
         terms = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for batch in mine:
@@ -164,6 +182,9 @@ class StageTrainer(SFTTrainer):
 
     def take_weights(self, step: int) -> None:
         """The weights of a step's checkpoint in place of those of the last one; all workers call it together."""
+        if isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled:
+            restore(self.model, self.checkpoints.path(step))
+            return
         self.state.best_model_checkpoint = str(self.checkpoints.path(step))
         self._load_best_model()
 
@@ -171,6 +192,12 @@ class StageTrainer(SFTTrainer):
         """Inside a checkpoint DeepSpeed's own shards hold the weights; a second, gathered copy would only cost."""
         if not self.is_deepspeed_enabled:
             super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if isinstance(self.model, PeftModel):  # PEFT loads no prompts that are trained on, and knows no bottlenecks
+            restore(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL writes one into each checkpoint; an artifact has its own papers."""
@@ -217,10 +244,10 @@ def training_arguments(folder: Path, **more: Any) -> SFTConfig:
     )
 
 
-def _autocast(forward: Callable[..., Any], device: str) -> Callable[..., Any]:
+def _autocast(forward: Callable[..., Any], device: str, dtype: torch.dtype) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=dtype):
             return forward(*args, **kwargs)
 
     return run

@@ -47,10 +47,23 @@ def zero_config(cluster: ClusterSpec) -> dict[str, Any]:
 def full_state(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     """Every weight of the trained model on rank 0, None elsewhere; all ranks have to call it (ZeRO 3 gathers)."""
     if trainer.is_deepspeed_enabled:
-        state = trainer.accelerator.get_state_dict(trainer.deepspeed)
-        return state if trainer.is_world_process_zero() else None
+        engine: Any = trainer.deepspeed
+        state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(engine)
+        if not trainer.is_world_process_zero():
+            return None
+        if engine.zero_optimization_stage() < 3:
+            _tie(state, trainer.model)
+        return state
     assert trainer.model is not None
     return trainer.model.state_dict() if trainer.is_world_process_zero() else None
+
+
+def _tie(state: dict[str, torch.Tensor], model: Any) -> None:
+    """Makes those of a model's cloned weights one tensor again that are one in the model: so it is saved once."""
+    first: dict[int, str] = {}
+    for name, weight in model.state_dict().items():
+        if first.setdefault(weight.data_ptr(), name) != name:
+            state[name] = state[first[weight.data_ptr()]]
 
 
 @contextmanager
@@ -64,6 +77,26 @@ def whole(weights: Sequence[torch.Tensor]) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0):
         yield
+
+
+def scale_losses_of(optimizer: Any, first_scale: float, steps_to_double: int) -> None:
+    """Has a ZeRO 1 or 2 optimizer scale losses and leave out the steps in which any worker's gradients overflow.
+
+    Its own switch, `fp16`, would turn the weights themselves into float16. One that has been loaded from a checkpoint
+    goes on with the scale it had. (ZeRO 3 looks for overflows in float16 weights only.)
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    optimizer.check_grad_overflow = True
+    if not optimizer.loss_scaler.dynamic:
+        optimizer.loss_scaler = DynamicLossScaler(
+            init_scale=first_scale,
+            scale_window=steps_to_double,
+            min_scale=1.0,
+            delayed_shift=1,
+            consecutive_hysteresis=False,
+            raise_error_at_min_scale=False,
+        )
 
 
 def prebuild() -> None:

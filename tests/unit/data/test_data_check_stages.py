@@ -86,6 +86,21 @@ def test_a_stages_overlap_of_data_and_replay_with_its_held_out_data_is_a_warning
         ),
         ("sft", {"prompt": "Q"}, "prompt records for a stage of kind sft|questions and answers"),
         (
+            "distill, teacher: tiny",
+            {"prompt": "Q"},
+            "prompt records for a stage of kind distill|raw text, or questions and answers",
+        ),
+        (
+            "distill, teacher: tiny, loss: answers",
+            {"prompt": "Q", "completions": ["A"], "labels": [True]},
+            "stepwise records for a stage of kind distill|prompts, with or without answers",
+        ),
+        (
+            "reward",
+            {"prompt": "Q", "completions": ["A"], "labels": [True]},
+            "stepwise records for a stage of kind reward|preferred and rejected answers",
+        ),
+        (
             "preference",
             {**PAIR, "label": True},
             "unpaired records for a stage of kind preference|preferred and rejected answers|loss: kto",

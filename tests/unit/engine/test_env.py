@@ -103,3 +103,19 @@ def test_prepared_process_pins_threads_whatever_ray_has_set(monkeypatch: pytest.
     prepare_process(EngineOptions(threads=3))
 
     assert (os.environ["OMP_NUM_THREADS"], os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]) == ("3", "0")
+
+
+@pytest.mark.parametrize(
+    ("place", "dtype", "computed"),
+    [("cpu", "auto", "bfloat16"), ("cpu", "float16", "float16"), ("gpu", "auto", "auto")],
+)
+def test_quantised_weights_are_computed_in_16_bits(
+    model: Path, monkeypatch: pytest.MonkeyPatch, place: str, dtype: env.Dtype, computed: str
+) -> None:
+    config = json.loads((model / "config.json").read_text()) | {"quantization_config": {}}
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(env, "device", lambda: place)
+
+    assert engine_arguments(model, EngineOptions(dtype=dtype))["dtype"] == computed
+    with pytest.raises(UserError, match="float32 over quantised weights"):
+        engine_arguments(model, EngineOptions(dtype="float32"))

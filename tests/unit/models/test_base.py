@@ -176,6 +176,7 @@ def test_an_adapter_artifact_leads_to_its_base_and_anything_else_to_itself(model
         ("auto", 1, False, "bf16"),
         ("fp32", 1, True, "fp32"),
         ("bf16", 0, False, "bf16"),
+        ("fp16", 1, True, "fp16"),
     ],
 )
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch, precision, gpus, fast, resolved):
@@ -197,3 +198,9 @@ def test_the_instruction_set_names_machine_and_vectors():
 
 def test_linear_layers_are_named_without_loading_weights() -> None:
     assert {"q_proj", "down_proj"} <= set(linear_layers(BUNDLED["tiny"]))
+
+
+def test_the_first_positions_of_roberta_are_the_paddings(tmp_path):
+    told = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert positions_of(tmp_path) == 512

@@ -153,5 +153,5 @@ def test_a_model_with_a_head_is_told_from_one_without(base):
 def test_families_without_such_a_head_are_refused_from_their_configuration(base, tmp_path):
     check_headed(base)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1}))
-    with pytest.raises(UserError, match=r"^stages\.taste\.base: transformers has no linear head for .* mamba"):
+    with pytest.raises(UserError, match=r"^stages\.taste\.base: there is no head for .* mamba"):
         check_headed(tmp_path, field="stages.taste.base")

@@ -41,17 +41,17 @@ def test_a_language_model_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_head_rows_are_found_under_the_names_a_model_and_an_adapter_give_them(tmp_path: Path) -> None:
-    for name in ("score.weight", "base_model.model.score.weight"):
+    for name in ("score.weight", "base_model.model.score.weight", "classifier.weight", "classifier.out_proj.weight"):
         folder = tmp_path / name
         folder.mkdir()
         save_file({name: torch.ones(2, 3), "embed.weight": torch.zeros(4, 3)}, folder / "model.safetensors")
 
     found = [head_rows(folder) for folder in sorted(tmp_path.iterdir())]
 
-    assert [rows is not None and rows.shape for rows in found] == [(2, 3), (2, 3)]
+    assert [{kind: rows.shape for kind, rows in one.items()} for one in found] == [{"weight": (2, 3)}] * 4
 
 
 def test_a_folder_without_a_head_has_no_head_rows(tmp_path: Path) -> None:
     save_file({"embed.weight": torch.zeros(4, 3)}, tmp_path / "model.safetensors")
 
-    assert head_rows(tmp_path) is None
+    assert head_rows(tmp_path) == {}

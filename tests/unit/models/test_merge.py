@@ -235,7 +235,7 @@ def refused(told: Combination) -> str:
 def test_an_adapter_that_is_no_update_of_weights_is_refused(base, tmp_path):
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     get_peft_model(load_weights(base, torch.float32), config).save_pretrained(tmp_path / "prompt")
-    assert "cannot be merged: it is of kind PROMPT_TUNING, which works beside the weights" in refused(
+    assert "cannot be merged: it is of kind prompt, which works beside the weights" in refused(
         Combination(base, (tmp_path / "prompt",), (1.0,))
     )
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fettle.errors import UserError
 from fettle.models.adapters import attach, merged, resume
-from fettle.models.base import load_weights, rank_of
+from fettle.models.base import load_weights
 from fettle.recipe.adapter import AdapterSpec
 
 SPEC = AdapterSpec(kind="lora", r=4, alpha=8)
@@ -109,7 +109,3 @@ def test_merging_happens_in_float32_whatever_type_is_asked_for(base, adapter):
         merged(load_weights(base, torch.float32), adapter, torch.bfloat16).state_dict(),
     )
     assert all(torch.equal(cast[name], exact[name].to(torch.bfloat16)) for name in exact)
-
-
-def test_an_adapter_tells_its_rank(adapter):
-    assert rank_of(adapter) == 4

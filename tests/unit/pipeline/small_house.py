@@ -111,5 +111,10 @@ def finish(stage: PlannedStage, steps: int = 3) -> Artifact:
     ) as folder:
         name = "adapter_model.safetensors" if is_adapter else "model.safetensors"
         save_file({"weight": np.ones((2, 2), np.float32)}, folder / name)
-        (folder / ("adapter_config.json" if is_adapter else "config.json")).write_text('{"r": 4}')
+        peft_type = {"ia3": "IA3", "prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING"}.get(stage.adapter.kind, "LORA")
+        told: dict[str, Any] = {"peft_type": peft_type, "use_dora": stage.adapter.kind == "dora"}
+        told |= {"r": stage.adapter.r, "target_modules": stage.adapter.targets}
+        told |= {"num_virtual_tokens": stage.adapter.tokens}
+        told |= {"lora_alpha": stage.adapter.alpha, "lora_dropout": stage.adapter.dropout}
+        (folder / ("adapter_config.json" if is_adapter else "config.json")).write_text(json.dumps(told))
     return read_artifact(stage.artifact)

@@ -58,19 +58,21 @@ def test_fewer_steps_than_parts_of_gradual_unfreezing_are_refused(texts):
         prepared(texts.with_stages(SORT | {"unfreeze": 4, "max_steps": 4}))
 
 
-def test_an_adapter_does_not_go_on_with_other_labels(texts):
+@pytest.mark.parametrize("keys", [{"cluster": {"workers": 1, "zero": 3}}, {"adapter": {"kind": "bottleneck"}}])
+def test_an_adapter_whose_rows_cannot_be_carried_over_does_not_go_on_with_other_labels(texts, keys):
     more = (texts.folder / "sorted.csv").read_text() + "text 20,other\n"
     (texts.folder / "more.csv").write_text(more)
     again = SORT | {"name": "again", "from": "sort", "data": "more.csv"}
     with pytest.raises(UserError, match=r"stages\.again\.from: the adapter .* other labels"):
-        prepared(texts.with_stages(SORT, again, adapter=LORA))
+        prepared(texts.with_stages(SORT, again, **{"adapter": LORA} | keys))
 
 
-def test_full_weights_go_on_with_other_labels(texts):
+@pytest.mark.parametrize("adapter", ["full", LORA])
+def test_a_classifier_goes_on_with_other_labels(texts, adapter):
     more = (texts.folder / "sorted.csv").read_text() + "text 20,other\n"
     (texts.folder / "more.csv").write_text(more)
     again = SORT | {"name": "again", "from": "sort", "data": "more.csv"}
-    (_, job), _ = prepared(texts.with_stages(SORT, again, adapter="full"))
+    (_, job), _ = prepared(texts.with_stages(SORT, again, adapter=adapter))
     assert job.labels == ("even", "odd", "other")
 
 

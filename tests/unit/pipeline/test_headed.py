@@ -50,7 +50,7 @@ def test_answers_of_one_score_are_left_out_and_counted(pairs):
 def test_a_family_without_a_head_is_refused(pairs):
     base = write_base(pairs.folder / "mamba")
     (base / "config.json").write_text(json.dumps({"model_type": "mamba", "max_position_embeddings": 64}))
-    with pytest.raises(UserError, match=r"stages\.taste\.base: transformers has no linear head .* mamba"):
+    with pytest.raises(UserError, match=r"stages\.taste\.base: there is no head for .* mamba"):
         prepared(pairs.with_stages(TASTE | {"base": "mamba"}))
 
 

@@ -165,7 +165,7 @@ def test_an_adapter_that_names_no_base_or_one_that_is_gone_is_refused(house):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"peft_type": "PROMPT_TUNING"}, "it is of kind PROMPT_TUNING"),
+        ({"peft_type": "PROMPT_TUNING"}, "it is of kind prompt"),
         ({"task_type": "SEQ_CLS"}, "it has a head of its own"),
     ],
 )

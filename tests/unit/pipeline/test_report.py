@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from small_house import METRICS, House, finish
 
+from fettle.pipeline.evaluation import Comparison, Evaluation
 from fettle.pipeline.graph import PlannedStage
-from fettle.pipeline.report import Report, make_report, table, write_report
+from fettle.pipeline.report import Report, evaluation_table, make_report, table, write_report
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def test_the_report_tells_each_stages_result_and_whether_it_was_cached(report, p
 def test_report_json_is_the_report(report, planned):
     write_report(report, planned)
     told = json.loads((report.out / "report.json").read_text())
-    assert told == asdict(report) | {"out": str(report.out), "stages": [asdict(stage) for stage in report.stages]}
+    stages = [asdict(stage) for stage in report.stages]
+    assert told == asdict(report) | {"out": str(report.out), "stages": stages, "evaluations": []}
     result = {"steps", "tokens", "artifact", "loss", "unit", "measures"}
     assert set(told["stages"][0]) == {"name", "kind", "cached", "seconds"} | result
     assert set(told["stages"][0]["loss"]) == {"first", "last", "heldout_before", "heldout_after"}
@@ -110,3 +112,24 @@ def test_a_stage_that_learns_from_pairs_says_so_and_what_else_was_measured(repor
     row = replace(report.stages[0], unit="pair", measures={"accuracy": {"before": 0.5, "after": 0.75}})
     write_report(replace(report, stages=(row,)), planned[:1])
     assert "accuracy 0.500 → 0.750" in " ".join(page(report.out).split())
+
+
+def judged(model, rouge):
+    scores = {"rouge1": {"mean": rouge, "low": rouge - 0.05, "high": rouge + 0.05, "records": 80}}
+    how = {"rouge": "Porter stemming on", "interval": "95 %, bootstrap"}
+    return Evaluation(model, "heldout.jsonl", 80, 3, 7, 64, 1.5, scores, how)
+
+
+def test_an_evaluation_is_told_before_and_after(report, planned):
+    compared = replace(report, evaluations=(Comparison(judged("base", 0.125), judged("task", 0.5)),))
+
+    write_report(compared, planned)
+
+    told = json.loads((report.out / "report.json").read_text())["evaluations"]
+    assert (told[0]["before"]["scores"]["rouge1"]["mean"], told[0]["after"]["prompts_cut"]) == (0.125, 3)
+    assert "<td>rouge1<td><td>0.125 (0.075 to 0.175)<td>0.500 (0.450 to 0.550)" in page(report.out)
+    assert [list(column.cells) for column in evaluation_table(compared).columns] == [
+        ["heldout.jsonl", "  rouge1"],
+        ["base", "0.125 (0.075 to 0.175)"],
+        ["task", "0.500 (0.450 to 0.550)"],
+    ]

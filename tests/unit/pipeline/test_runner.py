@@ -203,6 +203,20 @@ def test_the_terminal_shows_the_result_and_where_to_look(house, trainings, monke
     assert capfd.readouterr().out.startswith("northline: 2 stages, 2 already done; log out/logs\n")
 
 
+@pytest.mark.parametrize(
+    ("adapter", "told"),
+    [
+        ({"kind": "lora", "r": 4}, "serve it  fettle serve out/artifacts/instruct-"),
+        ({"kind": "dora", "r": 4}, "does not apply DoRA; fettle merge "),
+        ({"kind": "prompt"}, "does not apply an adapter of type PROMPT_TUNING; train a lora adapter"),
+    ],
+)
+def test_the_terminal_says_how_to_use_the_adapter(house, trainings, monkeypatch, capfd, adapter, told):
+    monkeypatch.chdir(house.folder)
+    run(House(house.folder, {**house.tree, "adapter": adapter}))
+    assert told in capfd.readouterr().out.replace("\n", " ").replace("  ", "  ")
+
+
 def test_the_run_says_what_it_is_of(house, trainings):
     run(house, set={"seed": 3})
     told = json.loads((house.out / "run.json").read_text())

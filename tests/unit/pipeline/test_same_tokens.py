@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 from collections import Counter
@@ -14,12 +13,13 @@ import pytest
 import torch
 from small_house import House, chat
 
-from fettle.data.batches import IGNORE, collate
+from fettle.data.batches import IGNORE
 from fettle.data.encode import encode
 from fettle.data.sources import open_source, read_source
 from fettle.models.base import load_tokenizer
 from fettle.pipeline.prepare import prepare
 from fettle.recipe.data import DataSpec
+from fettle.train.causal import CausalTask
 from fettle.train.curriculum import StepsUnderway, curriculum
 from fettle.train.trainer import MicroBatches
 
@@ -78,7 +78,7 @@ def trained_on(house: House, streaming: bool, world: int, accumulate: int, packi
     found: Counter[Tokens] = Counter()
     for rank in range(world):
         steps = StepsUnderway(curriculum(job))
-        rows = functools.partial(collate, max_length=128, packing=packing, pad_id=0)
+        rows = CausalTask(max_length=128, packing=packing, pad_id=0).collate
         for batch in MicroBatches(steps, rank, world, accumulate, rows):
             for row in range(len(batch["input_ids"])):
                 found += examples_in({name: tensor[row] for name, tensor in batch.items()})

@@ -37,13 +37,13 @@ def test_each_kind_has_defaults_for_its_own_keys_alone():
     [
         (
             "optimizer: {kind: sgd, beta2: 0.9}",
-            "optimizer: beta2 has no effect with sgd; it belongs to adamw, adam, muon",
+            "optimizer: beta2 has no effect with sgd; it belongs to adamw, adamw_8bit, adam, muon",
         ),
         ("optimizer: {momentum: 0.9}", "momentum has no effect with adamw; it belongs to sgd, rmsprop, muon"),
         ("optimizer: {kind: adam, smoothing: 0.9}", "smoothing has no effect with adam; it belongs to rmsprop"),
         (
             "optimizer: {kind: adafactor, eps: 1e-8}",
-            "eps has no effect with adafactor; it belongs to adamw, adam, rmsprop, muon",
+            "eps has no effect with adafactor; it belongs to adamw, adamw_8bit, adam, rmsprop, muon",
         ),
         (
             "schedule: {kind: constant, floor: 0.1}",

@@ -203,3 +203,25 @@ def test_an_adapter_with_another_head_is_refused_beside_a_base(
 
     with pytest.raises(UserError, match="generates no text"):
         resolve(base, adapters={"taste": adapter})
+
+
+def test_an_adapter_over_a_family_without_lora_in_vllm_is_refused(
+    make_model: MakeModel, make_adapter: MakeAdapter
+) -> None:
+    make_model(architectures=["BloomForCausalLM"], model_type="bloom")
+    adapter = make_adapter()
+
+    with pytest.raises(UserError, match=r"applies no adapters to models of type bloom \(BloomForCausalLM\)") as caught:
+        resolve(adapter)
+    assert (caught.value.file, caught.value.fix) == (adapter, f"fettle merge {adapter} --out FOLDER, and serve that")
+
+
+def test_a_model_of_a_family_without_lora_in_vllm_is_served(make_model: MakeModel) -> None:
+    assert resolve(make_model(architectures=["BloomForCausalLM"], model_type="bloom")).names == ("base",)
+
+
+def test_gpt2s_positions_are_known_by_its_own_name_for_them(make_model: MakeModel) -> None:
+    served = resolve(make_model(n_positions=64, max_position_embeddings=None))
+
+    with pytest.raises(UserError, match="65 is more than the model's 64 positions"):
+        fitted(EngineOptions(max_model_len=65), served)

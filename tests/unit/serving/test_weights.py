@@ -59,6 +59,7 @@ def test_code_of_the_models_own_is_refused(make_model: MakeModel, file: str) -> 
     [
         ({"architectures": ["LlamaForSequenceClassification"]}, "generates no text"),
         ({"head_dim": 8}, "attention heads of 8"),
+        ({"is_encoder_decoder": True}, "vLLM serves no such text models any more"),
     ],
 )
 def test_model_that_cannot_be_served_is_refused(make_model: MakeModel, config: dict[str, Any], reason: str) -> None:
@@ -104,6 +105,42 @@ def test_adapter_that_vllm_cannot_apply_is_refused(
 
     with pytest.raises(UserError, match=reason):
         resolve(make_adapter(**config))
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [({"use_dora": True}, "DoRA"), ({"peft_type": "IA3"}, "an adapter of type IA3")],
+)
+def test_what_can_be_merged_is_to_be_merged(
+    make_model: MakeModel, make_adapter: MakeAdapter, config: dict[str, Any], what: str
+) -> None:
+    make_model()
+    folder = make_adapter(**config)
+
+    with pytest.raises(UserError, match=rf"vLLM does not apply {what}") as told:
+        resolve(folder)
+
+    assert told.value.fix == f"fettle merge {folder} --out FOLDER, and serve that"
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "PROMPT_TUNING", "BOTTLENECK"])
+def test_what_works_beside_the_weights_can_be_neither_served_nor_merged(
+    make_model: MakeModel, make_adapter: MakeAdapter, kind: str
+) -> None:
+    make_model()
+
+    with pytest.raises(UserError, match=f"vLLM does not apply an adapter of type {kind}") as told:
+        resolve(make_adapter(peft_type=kind))
+
+    assert told.value.fix == "train a lora adapter, or use this one from Python (docs/adapters.md)"
+
+
+def test_rank_stabilised_lora_is_served(make_model: MakeModel, make_adapter: MakeAdapter) -> None:
+    make_model()
+
+    (adapter,) = resolve(make_adapter(use_rslora=True)).adapters
+
+    assert adapter.rank == 4
 
 
 def test_adapter_of_another_base_is_refused(make_model: MakeModel, make_adapter: MakeAdapter) -> None:

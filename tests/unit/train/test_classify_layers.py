@@ -20,7 +20,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from fettle.train.param_groups import LayerRates, depths
+from fettle.models.layers import depths
+from fettle.train.param_groups import LayerRates
 
 _LLAMA = {
     "hidden_size": 16,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fettle.data.batches import collate
 from fettle.data.tokens import TokenExample
 from fettle.errors import UserError
+from fettle.train.causal import CausalTask
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor, write_cursor
 from fettle.train.trainer import MicroBatches
 
@@ -105,7 +104,7 @@ def test_each_of_the_workers_goes_on_with_its_very_next_micro_batch(make_job, tm
     job = make_job(examples(*range(30)), examples(*range(40, 47)), batch={"sequences": 4}, weights=(1.0, 0.3))
 
     def batches(steps, rank):
-        rows = functools.partial(collate, max_length=64, packing=True, pad_id=0)
+        rows = CausalTask(max_length=64, packing=True, pad_id=0).collate
         return [batch["input_ids"].tolist() for batch in MicroBatches(steps, rank, world, 2, rows)]
 
     underway = StepsUnderway(curriculum(job))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections import Counter
 
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fettle.data.batches import IGNORE, collate
+from fettle.data.batches import IGNORE
 from fettle.data.tokens import TokenExample
+from fettle.train.causal import CausalTask
 from fettle.train.trainer import MicroBatches, training_arguments
 
 
@@ -30,7 +30,7 @@ def steps() -> list[list[TokenExample]]:
 
 def batches(steps: list[list[TokenExample]], rank: int = 0, world: int = 1, accumulate: int = 1, **how) -> MicroBatches:
     how = {"max_length": 32, "packing": True, "pad_id": 0} | how
-    return MicroBatches(steps, rank, world, accumulate, functools.partial(collate, **how))
+    return MicroBatches(steps, rank, world, accumulate, CausalTask(**how).collate)
 
 
 def labels_of(micro_batches: list[dict[str, torch.Tensor]]) -> Counter[int]:

@@ -132,3 +132,36 @@ def test_embeddings_heads_and_norms_are_no_hidden_matrices(tied):
     found = hidden_matrices(model)
     names = {name.split(".")[-2] for name, weight in model.named_parameters() if id(weight) in found}
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_lora_plus_gives_the_matrices_b_a_rate_of_their_own_after_the_others():
+    model = nn.ModuleDict({"lora_A": nn.Linear(2, 1, bias=False), "lora_B": nn.Linear(1, 2, bias=False)})
+    a, b = model["lora_A"].weight, model["lora_B"].weight
+    groups = parameter_groups(model, {"lora_A.weight", "lora_B.weight"}, 0.1, lr_of_b=16 * LR)
+    assert [(group["params"], group.get("lr"), group["weight_decay"]) for group in groups] == [
+        ([a], None, 0.1),
+        ([b], 16 * LR, 0.1),
+    ]
+    optimizer = make_optimizer(OptimizerSpec(), groups, LR)
+    schedule = LambdaLR(optimizer, lambda step: 0.5)
+    # Adam's first step is the rate; half of it by the schedule: 0.05 and 0.8.
+    before = [weight.detach().clone() * (1 - rate * 0.1) for weight, rate in ((a, 0.05), (b, 0.8))]
+    for weight in (a, b):
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert schedule.get_last_lr() == pytest.approx([0.05, 0.8])
+    torch.testing.assert_close([a.detach(), b.detach()], [before[0] - 0.05, before[1] - 0.8])
+
+
+def test_adamw_of_eight_bits_takes_adamws_first_step_and_keeps_its_moments_in_bytes():
+    moved = []
+    for kind in ("adamw", "adamw_8bit"):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(64, 64))
+        optimizer = make_optimizer(OptimizerSpec(kind=kind), [{"params": [weight], "weight_decay": 0.1}], LR)
+        weight.grad = torch.randn(64, 64)
+        optimizer.step()
+        moved.append(weight.detach())
+        kept = {value.dtype for value in optimizer.state[weight].values() if torch.is_tensor(value) and value.ndim == 2}
+    torch.testing.assert_close(moved[0], moved[1], atol=1e-5, rtol=1e-5)
+    assert kept == {torch.uint8}  # a weight of fewer than 4,096 numbers keeps them in float32

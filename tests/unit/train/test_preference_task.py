@@ -20,7 +20,7 @@ from fettle.recipe.kinds import PreferenceStage
 from fettle.train import logprobs
 from fettle.train.checkpoint import Fence
 from fettle.train.logprobs import part_logprobs, score, whole
-from fettle.train.preference import PreferenceTask, judged, pairs_of, parts_of
+from fettle.train.preference import PreferenceTask, judged, parts_of
 from fettle.train.reference import Reference, mismatched, part_key, reference_for
 
 
@@ -65,16 +65,12 @@ def tiny_model(seed: int, vocab: int = 50) -> LlamaForCausalLM:
     return model.eval()
 
 
-def test_a_record_of_three_answers_has_three_pairs_and_none_of_tied_ones() -> None:
-    answer = ([1, 2], 1)
+def test_answers_that_are_tied_at_a_score_of_0_are_no_pair(tmp_path: Path) -> None:
+    three = record(([1, 2], 1), ([1, 3], 1), ([1, 4], 1), values=(1.0, 0.0, 0.0))
 
-    found = [
-        list(pairs_of(record(answer, answer, values=(0.5, 0.0)))),
-        list(pairs_of(record(answer, answer, answer))),
-        list(pairs_of(record(answer, answer, answer, values=(3.0, 2.0, 2.0)))),
-    ]
+    batch = make_task(tmp_path, loss="orpo").collate([three])
 
-    assert found == [[(0, 1)], [(0, 1), (0, 2), (1, 2)], [(0, 1), (0, 2)]]
+    assert batch["pairs"].tolist() == [[0, 1], [0, 2]]
 
 
 def test_kto_takes_the_better_half_of_a_record_for_good_and_the_worse_half_for_bad() -> None:

@@ -15,7 +15,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference, RewardTrainer
 from fettle.data.batches import IGNORE
 from fettle.data.tokens import TokenExample
 from fettle.models.heads import _token_scores
-from fettle.train.reward import RewardTask, bradley_terry, pairs_of
+from fettle.train.reward import RewardTask, bradley_terry
 
 PAD = 1
 
@@ -80,13 +80,6 @@ def test_each_record_counts_once_however_many_answers_it_has():
 
 def test_centring_adds_the_squared_sum_of_the_rewards():
     assert loss([record([2, 10], [2, 11])], 2.0, 1.0, centre=0.01) == pytest.approx(log(1 + exp(-1)) + 0.09)
-
-
-def test_the_order_ranks_where_there_are_no_values_and_equal_values_make_no_pair():
-    assert pairs_of(np.zeros(3)) == [(0, 1), (0, 2), (1, 2)]
-    assert pairs_of(np.array([3.0, 2.0, 2.0])) == [(0, 1), (0, 2)]
-    assert pairs_of(np.array([0.0, -1.0])) == [(0, 1)]
-    assert pairs_of(np.array([2.0, 2.0])) == []
 
 
 def test_a_record_of_ties_has_no_term():

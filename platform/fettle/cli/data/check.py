@@ -82,7 +82,7 @@ def _measure(base: str, max_length: int | None, chat_template: str | None) -> Me
     from fettle.data.measure import Measure
 
     told = load_base(base, max_length, load_template(chat_template))
-    return Measure(told.tokenizer, told.max_length)
+    return Measure(told.tokenizer, told.max_length, is_halved=told.is_halved)
 
 
 def _stage_reports(
@@ -102,6 +102,6 @@ def _stage_reports(
     reports = {}
     for stage in (one for one in recipe.stages if isinstance(one, TrainingStage)):
         told = stage_base(recipe, stage, base, max_length, chat_template)
-        measure = Measure(told.tokenizer, told.max_length, stage.on_long)
+        measure = Measure(told.tokenizer, told.max_length, stage.on_long, is_halved=told.is_halved)
         reports[stage.name] = inspect_stage(recipe, stage, measure, sample=sample)
     return reports

@@ -90,7 +90,8 @@ def _examples(source: OpenSource, told: _Showing, n: int) -> Iterator[tuple[str,
         why = f"{file}: {format_.name} ({format_.why})"
         records = islice(records, source.spec.limit)
         base = told.base
-        for example in encode(records, base.tokenizer, max_length=base.max_length, on_long=told.on_long):
+        how: dict[str, Any] = {"max_length": base.max_length, "on_long": told.on_long, "is_halved": base.is_halved}
+        for example in encode(records, base.tokenizer, **how):
             place = (file, example.line) if example.name else None
             n -= place is None or place != last
             if n < 0:

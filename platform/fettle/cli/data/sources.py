@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fettle.recipe import Recipe
     from fettle.recipe.data import DataSpec
+    from fettle.recipe.from_nothing import FromNothing
 
 LONGEST = 2048
 
@@ -40,11 +41,13 @@ SetOption = Annotated[
 
 @dataclass(frozen=True)
 class Base:
-    """A model's name as the user gave it, its tokenizer, and the longest example in tokens."""
+    """A model's name as the user gave it, its tokenizer, the longest example in tokens, and whether prompts and answers
+    are texts by themselves (an encoder-decoder model's)."""
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+    is_halved: bool = False
 
 
 def is_recipe(paths: Sequence[str]) -> bool:
@@ -88,6 +91,7 @@ def load_base(
     """A model's tokenizer. template: the text of a chat template in place of its own."""
     from fettle.data.chat import check_template
     from fettle.models.base import base_and_adapter, load_tokenizer, positions_of, resolve_base, template_in
+    from fettle.models.family import family_of
 
     folder = resolve_base(name, relative_to, **where)
     root, adapter = base_and_adapter(folder)
@@ -98,7 +102,7 @@ def load_base(
     tokenizer = load_tokenizer(root, template or kept)
     if template is not None:
         check_template(tokenizer, file=where.get("file"), field="chat_template")
-    return Base(name, tokenizer, max_length or min(positions, LONGEST))
+    return Base(name, tokenizer, max_length or min(positions, LONGEST), family_of(root) == "seq2seq")
 
 
 def load_template(name: str | None) -> str | None:
@@ -117,27 +121,32 @@ def stage_base(
     wanted = max_length or stage.max_length
     text = load_template(template)
     if text is None and recipe.chat_template is not None:
-        where = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
-        text = resolve_template(recipe.chat_template, recipe.file.parent, **where)
+        told = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
+        text = resolve_template(recipe.chat_template, recipe.file.parent, **told)
     if base is not None:
         return load_base(base, wanted, text)
     name, field = _origin(recipe, stage)
-    where = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    where: dict[str, Any] = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    if not isinstance(name, str):
+        if not isinstance(name.tokenizer, str):
+            got = "this stage begins from nothing, and its tokenizer is learned when the recipe runs"
+            raise UserError(got, **where, fix="name a model whose tokenizer is used here with --base, such as tiny")
+        name = name.tokenizer
     return load_base(name, wanted, text, recipe.file.parent, **where)
 
 
-def _origin(recipe: Recipe, stage: TrainingStage) -> tuple[str, str]:
+def _origin(recipe: Recipe, stage: TrainingStage) -> tuple[str | FromNothing, str]:
     """(the model that a stage begins from, however many stages before it, the recipe's field that names it)."""
     by_name = {other.name: other for other in recipe.stages}
     origin: StageBase | None = stage
     while origin is not None:
-        named = {"from": origin.from_}
+        named: dict[str, str | FromNothing | None] = {"from": origin.from_}
         if isinstance(origin, TrainingStage):
             named["base"] = origin.base
         elif isinstance(origin, MergeStage) and origin.adapters:
             named["adapters.0.from"] = origin.adapters[0].from_
         key, value = next(((key, value) for key, value in named.items() if value is not None), ("", None))
-        if value is not None and value not in by_name:
+        if value is not None and not (isinstance(value, str) and value in by_name):
             return value, f"stages.{origin.name}.{key}"
         earlier = recipe.stages[: list(by_name).index(origin.name)]
         models = [one for one in earlier if one.kind in YIELDS_MODEL]

@@ -15,6 +15,6 @@ def classify(job: StageJob, member: GroupMember) -> None:
     assert isinstance(spec, ClassifyStage)
     rates = LayerRates(spec.unfreeze, spec.layer_decay)
     task = ClassifyTask(
-        job.labels, rates, max_length=job.max_length, packing=spec.packing, pad_id=job.pad_id, seed=job.seed
+        job.labels, rates, max_length=job.max_length, packing=job.packing, pad_id=job.pad_id, seed=job.seed
     )
     train_stage(job, member, task, rates if rates != LayerRates() else None)

@@ -16,7 +16,8 @@ def preference(job: StageJob, member: GroupMember) -> None:
         folder=job.folder,
         fence=member.fence,
         max_length=job.max_length,
-        packing=job.spec.packing,
+        packing=job.packing,
         pad_id=job.pad_id,
+        is_fresh=job.adapter.is_beside and (job.from_adapter is None or job.spec.merge_first),
     )
     train_stage(job, member, task)

@@ -14,7 +14,7 @@ def reward(job: StageJob, member: GroupMember) -> None:
     assert isinstance(spec, RewardStage)
     task = RewardTask(
         max_length=job.max_length,
-        packing=spec.packing,
+        packing=job.packing,
         pad_id=job.pad_id,
         margin=spec.margin,
         centre=spec.centre,

@@ -7,10 +7,15 @@ from fettle.train.job import GroupMember, StageJob
 def sft(job: StageJob, member: GroupMember) -> None:
     """Trains the stage on this worker; rank 0 writes the artifact."""
     # Here, because the driver names this function and needs none of the trainer: 5 s of imports.
+    from fettle.models.family import family_of
     from fettle.train.causal import CausalTask
+    from fettle.train.seq2seq import Seq2SeqTask
     from fettle.train.stage import train_stage
 
     spec = job.spec
     assert isinstance(spec, SftStage)
-    task = CausalTask(max_length=job.max_length, packing=spec.packing, pad_id=job.pad_id, neftune=spec.neftune)
+    if family_of(job.base) == "seq2seq":
+        train_stage(job, member, Seq2SeqTask(pad_id=job.pad_id))
+        return
+    task = CausalTask(max_length=job.max_length, packing=job.packing, pad_id=job.pad_id, neftune=spec.neftune)
     train_stage(job, member, task)

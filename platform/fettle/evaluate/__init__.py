@@ -1,0 +1,1 @@
+"""What models say to held-out prompts, and how good that is."""

@@ -1,0 +1,157 @@
+"""`kind: rl`: a language model learns from rewards for its own answers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.algorithm import LEAST_SAMPLES, AlgorithmSpec, KlSpec, kl_defaults
+from fettle.recipe.data import HeldoutSpec, Source
+from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
+from fettle.recipe.rewards import RewardSpec, check_parts
+from fettle.recipe.spec import Spec, as_kind
+from fettle.recipe.stages import BatchSpec, CheckpointSpec, StageBase
+
+
+class RolloutSpec(Spec):
+    """How answers are sampled: so many prompts, and samples of each, in every iteration."""
+
+    engines: int = Field(1, ge=1)
+    """vLLM engines that generate side by side."""
+    prompts: int = Field(16, ge=1)
+    """Prompts of an iteration."""
+    samples_per_prompt: int = Field(8, ge=1)
+    """Answers to each of them."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Where an answer is broken off."""
+    temperature: float = Field(1.0, gt=0)
+    """What the logits are divided by, in sampling and in learning."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Each token is drawn from the likeliest ones that together have this probability. Below 1 the sampler is no longer
+    the policy that learns, which importance weights only partly put right."""
+
+
+def _as_sources(value: object) -> object:
+    """`prompts: FILE` and `prompts: [FILE, {path, limit}]` are both lists of sources."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _filled(value: Any) -> Any:
+    """A stage's keys, with those whose defaults depend on other keys: `kl.in` on the algorithm, `batch.sequences` on
+    how many rollouts an iteration learns from."""
+    if not isinstance(value, dict):
+        return value
+    algorithm, rollout = as_kind(value.get("algorithm")), value.get("rollout", {})
+    kind = algorithm.get("kind") if isinstance(algorithm, dict) else getattr(algorithm, "kind", None)
+    kl, batch = value.get("kl", {}), value.get("batch", {})
+    filled = dict(value)
+    if isinstance(kl, dict):
+        filled["kl"] = kl_defaults(kl, str(kind))
+    if (
+        isinstance(rollout, (dict, RolloutSpec))
+        and isinstance(batch, dict)
+        and not {"tokens", "sequences"} & set(batch)
+    ):
+        spec = rollout if isinstance(rollout, RolloutSpec) else RolloutSpec.model_construct(**rollout)
+        if isinstance(spec.prompts, int) and isinstance(spec.samples_per_prompt, int):
+            filled["batch"] = {**batch, "sequences": max(1, _num_learned(str(kind), spec))}
+    return filled
+
+
+def _num_learned(kind: str, rollout: RolloutSpec) -> int:
+    return rollout.prompts * (1 if kind == "raft" else rollout.samples_per_prompt)
+
+
+class RlStage(StageBase):
+    """Reinforcement learning: answers are sampled from the policy, scored by rewards, and made more or less likely."""
+
+    kind: Literal["rl"]
+    """Prompts."""
+    base: str | None = None
+    """Begin from this model instead of an earlier stage's."""
+    algorithm: Annotated[AlgorithmSpec, BeforeValidator(as_kind)]
+    """What is learned from rewards; `algorithm: grpo` is enough to name the kind."""
+    prompts: Annotated[tuple[Source, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
+    """A file, or a list of files, of records with a prompt; their other columns go to the reward functions."""
+    rewards: tuple[RewardSpec, ...] = Field(min_length=1)
+    """What answers are rewarded for; the reward is the weighted sum."""
+    rollout: RolloutSpec = RolloutSpec()
+    """How answers are sampled."""
+    iterations: int = Field(ge=1)
+    """How often answers are sampled and learned from."""
+    max_staleness: int = Field(0, ge=0)
+    """By how many iterations the weights an answer was sampled with may lag behind: 0 generates and learns in turns, 1
+    generates the next answers while it learns from these."""
+    kl: KlSpec = KlSpec()
+    """What holds the policy to what it was at the beginning of the stage."""
+    environment: str | None = Field(None, pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")
+    """`file.py:Class`, whose messages answer the policy's, turn after turn."""
+    heldout: HeldoutSpec | None = None
+    """Prompts on which the reward is measured before and after; by default 2 % of them, at most 200."""
+    lr: float = Field(1e-6, gt=0)
+    """Peak learning rate."""
+    optimizer: Annotated[OptimizerSpec, BeforeValidator(as_kind)] = OptimizerSpec()
+    """What turns gradients into steps; `optimizer: sgd` is enough to name the kind."""
+    schedule: Annotated[ScheduleSpec, BeforeValidator(as_kind)] = ScheduleSpec()
+    """How the learning rate goes; `schedule: linear` is enough to name the kind."""
+    batch: BatchSpec = BatchSpec(sequences=128)
+    """What one optimizer step learns from, in `sequences`: an iteration's rollouts, or a part of them; by default
+    all."""
+    gradient_checkpointing: bool | None = None
+    """Compute each layer's inside again on the way back instead of keeping it. By default on GPUs only."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of the longest prompt with its answer; by default the model's positions, at most 2048."""
+    packing: bool | None = None
+    """Several rollouts in one row, none seeing another; false pads instead. By default true where the model can."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """How often to save, and how much to keep."""
+    merge_first: bool = False
+    """Merge the adapter this stage begins from into its base, and train on from full weights."""
+    adapter: Annotated[AdapterSpec | None, BeforeValidator(as_kind)] = None
+    """This stage's own adapter."""
+
+    @property
+    def num_learned(self) -> int:
+        """Rollouts that each iteration learns from: all, of raft the best answer to each prompt."""
+        return _num_learned(self.algorithm.kind, self.rollout)
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Optimizer steps after each generation."""
+        assert self.batch.sequences is not None
+        return self.num_learned // self.batch.sequences * self.algorithm.epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the whole stage."""
+        return self.iterations * self.steps_per_iteration
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, value: Any) -> Any:
+        return _filled(value)
+
+    @model_validator(mode="after")
+    def _keys_that_go_together(self) -> "RlStage":
+        kind = self.algorithm.kind
+        if self.from_ is not None and self.base is not None:
+            raise ValueError("give either from (go on from a stage) or base (begin from a model)")
+        if self.rollout.samples_per_prompt < LEAST_SAMPLES[kind]:
+            raise ValueError(
+                f"{kind} compares the answers to a prompt, and rollout.samples_per_prompt is"
+                f" {self.rollout.samples_per_prompt}; give at least {LEAST_SAMPLES[kind]}"
+            )
+        if self.batch.sequences is None:
+            raise ValueError("batch.tokens does not tell how many steps there will be; give batch: {sequences: N}")
+        if self.num_learned % self.batch.sequences:
+            raise ValueError(
+                f"batch.sequences {self.batch.sequences} does not divide the {self.num_learned} rollouts that an"
+                " iteration learns from"
+            )
+        if self.max_length is not None and self.max_length <= self.rollout.max_new_tokens:
+            raise ValueError(
+                f"max_length {self.max_length} leaves no room for a prompt before {self.rollout.max_new_tokens} new"
+                " tokens; give a larger max_length, or a smaller rollout.max_new_tokens"
+            )
+        check_parts(self.rewards)
+        return self

@@ -1,0 +1,91 @@
+"""Answers of a model by transformers' own `generate`, the same for the same prompt whatever is answered beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from fettle.models.base import load_tokenizer, positions_of
+from fettle.recipe.distill import DistillStage
+from fettle.train.distill import load_teacher
+from fettle.train.job import StageJob, Teacher
+
+
+class Generator:
+    """A teacher that answers prompts; its weights are loaded when it is first asked."""
+
+    def __init__(self, job: StageJob, teacher: Teacher, device: torch.device) -> None:
+        spec = job.spec
+        assert isinstance(spec, DistillStage) and spec.max_new_tokens is not None
+        self._job, self._teacher, self._temperature = job, teacher, spec.temperature
+        self._device = device
+        self._model: PreTrainedModel | None = None
+        self.tokenizer = load_tokenizer(teacher.base, teacher.chat_template)
+        self.longest_prompt = positions_of(teacher.base) - spec.max_new_tokens
+        self._settings = GenerationConfig(
+            max_new_tokens=spec.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(teacher.end_ids),
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+        )
+
+    @torch.no_grad()
+    def answer(self, prompts: Sequence[np.ndarray], seeds: Sequence[str]) -> list[tuple[str, int, bool]]:
+        """(answer, its tokens, whether it ended by itself) of each prompt, int [T]. seeds: of each one's own draws."""
+        model: Any = self._load()
+        longest = max(len(ids) for ids in prompts)
+        given = torch.full((len(prompts), longest), self._settings.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros_like(given)
+        for row, ids in enumerate(prompts):
+            given[row, longest - len(ids) :] = torch.from_numpy(ids.astype(np.int64))
+            mask[row, longest - len(ids) :] = 1
+        drawn = [Draws(self._temperature, seeds)] if self._temperature is not None else []
+        made: Any = model.generate(
+            given.to(self._device),
+            attention_mask=mask.to(self._device),
+            generation_config=self._settings,
+            logits_processor=LogitsProcessorList(drawn),
+        )
+        return [self._read(ids, said.tolist()) for ids, said in zip(prompts, made[:, longest:].cpu(), strict=True)]
+
+    def _read(self, prompt: np.ndarray, said: list[int]) -> tuple[str, int, bool]:
+        ends = [place for place, token in enumerate(said) if token in self._teacher.end_ids]
+        ids = said[: ends[0]] if ends else said
+        # A tokenizer may drop the space an answer begins with, unless it is decoded after its prompt.
+        before, both = (self._decode([*prompt.tolist(), *more]) for more in ([], ids))
+        answer = both[len(before) :] if both.startswith(before) else self._decode(ids)
+        return answer, len(ids), bool(ends)
+
+    def _decode(self, ids: list[int]) -> str:
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _load(self) -> PreTrainedModel:
+        if self._model is None:
+            self._model = load_teacher(self._teacher, self._job.precision)
+            self._model.generation_config = GenerationConfig()  # its own one would fill up what ours leaves open
+            self._model.to(self._device)  # type: ignore[arg-type]
+        return self._model
+
+
+class Draws(LogitsProcessor):
+    """Makes the likeliest token one that is drawn: logits / temperature plus Gumbel noise (Maddison et al. 2014,
+    arXiv:1411.0030, section 2), from a generator for each row, so that no answer depends on its neighbours."""
+
+    def __init__(self, temperature: float, seeds: Sequence[str]) -> None:
+        self._temperature = temperature
+        self._generators = [torch.Generator().manual_seed(_number(seed)) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        drawn = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self._generators]
+        noise = -torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return scores.float() / self._temperature + noise.to(scores.device)
+
+
+def _number(seed: str) -> int:
+    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big")

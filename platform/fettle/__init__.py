@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
 if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+# bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __all__ = ["run", "serve"]
 __version__ = "0.1.0"

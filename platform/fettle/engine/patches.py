@@ -47,6 +47,37 @@ def _with_approximate_gelu(act_fn_name: str) -> torch.nn.Module:
     return get_act_fn("gelu_pytorch_tanh" if act_fn_name == "gelu" else act_fn_name)
 
 
+def survive_prompt_logprobs() -> None:
+    """Log-probabilities of prompts do not end an engine with LoRA layers in which several requests run.
+
+    Upstream (0.32.0, vllm/lora/punica_wrapper/punica_cpu.py) gives the output head one adapter for each row that is
+    sampled from, where a prompt's rows are as many as its tokens, and multiplies the two. Where no adapter is on the
+    head, as none of fettle's is by default, there is nothing to add.
+    """
+    wrapper: Any = punica_cpu.PunicaWrapperCPU
+    upstream = wrapper.add_lora_logits
+    if getattr(upstream, "survives", False):
+        return
+
+    def add_lora_logits(self: Any, y: Any, x: Any, lora_a: Any, lora_b: Any, *rest: Any, **named: Any) -> None:
+        if len(self.sampler_indices) not in (1, x.numel() // x.shape[-1]) and not lora_b.any():
+            return
+        upstream(self, y, x, lora_a, lora_b, *rest, **named)
+
+    add_lora_logits.survives = True  # type: ignore[attr-defined]
+    wrapper.add_lora_logits = add_lora_logits
+
+
+def permit_amx() -> None:
+    """Asks Linux for this process's use of the CPU's matrix registers, which it grants on request alone.
+
+    Upstream (0.32.0) computes attention in bfloat16 with them and does not ask: where no other library has asked
+    before, as in a process that only serves, the first request ends with an illegal instruction.
+    """
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+
+
 def restore_upstream() -> None:
     """Undoes `keep_base_rows`, for the test that shows the bug."""
     for name in _EXPANDS:
@@ -74,3 +105,5 @@ def _without_base_rows(upstream: Any) -> Any:
 
 keep_base_rows()
 approximate_blooms_gelu()
+survive_prompt_logprobs()
+permit_amx()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fettle.errors import UserError
 from fettle.models.base import digest_of, load_tokenizer, resolve_base
 from fettle.models.family import family_of_config
 from fettle.models.fresh import fresh_config, write_fresh
+from fettle.pipeline.console import quiet
 from fettle.pipeline.origin import Origin
 from fettle.pipeline.planned import PlannedSource, hash_of
 from fettle.recipe import Recipe
@@ -60,7 +62,8 @@ def fresh_origin(
         else:
             assert isinstance(base.tokenizer, TokenizerSpec)
             tokenizer, made = _learned(base.tokenizer, sources, family_of_config(config), chat_template, **where)
-        with new_folder(folder) as partial:
+        # quiet: progress bars, and DeepSpeed's word on what it finds here.
+        with new_folder(folder) as partial, quiet(Path(os.devnull)):
             made["weights"] = write_fresh(partial, config, tokenizer, recipe.seed)
             _check_same(tokenizer, partial, **where)
             (partial / _MADE).write_text(json.dumps(made | {"tokens": len(tokenizer)}), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +74,25 @@ def test_blooms_activation_is_that_of_transformers() -> None:
     values = torch.linspace(-4, 4, 101)
 
     torch.testing.assert_close(bloom.get_act_fn("gelu")(values), bloom_gelu_forward(values))
+
+
+@pytest.mark.parametrize("num_requests", [1, 3])
+def test_a_prompts_rows_are_left_alone_where_no_adapter_is_on_the_head(num_requests: int) -> None:
+    """Upstream raises with several requests. A prompt of five tokens, two slots of rank 1, a vocabulary of four."""
+    wrapper = patches.punica_cpu.PunicaWrapperCPU(16, 4, "cpu")
+    wrapper.indices_len[1] = num_requests  # rows that are sampled from
+    wrapper._sampler_indices.zero_()
+    logits = torch.ones(5, 4)
+
+    wrapper.add_lora_logits(logits, torch.ones(5, 2), torch.ones(2, 1, 1, 2), torch.zeros(2, 1, 4, 1), 1.0)
+
+    assert torch.equal(logits, torch.ones(5, 4))
+
+
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this CPU has no matrix registers")
+def test_a_process_that_only_serves_may_use_the_matrix_registers() -> None:
+    """Without leave, a process ends at its first request in bfloat16. In one of its own, since leave is for good."""
+    ask = "import ctypes; held = ctypes.c_ulong(); ctypes.CDLL(None).syscall(158, 0x1022, ctypes.byref(held))"
+    told = f"import fettle.engine.patches; {ask}; print(bool(held.value >> 18 & 1))"  # ARCH_GET_XCOMP_PERM, tile data
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-1] == "True"

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+# They start Ray or an engine: two at a time would take each other's cores, and time out.
+_ENGINES = (
+    *("test_demo", "test_engine", "test_family_serving", "test_flat_memory", "test_quantized_engine", "test_run"),
+    *("test_serving", "test_submit"),
+)
+
+
+class _FilesAndEngines(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Each file's tests in one process, which share what they start; those with engines all in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "engines" if Path(file).stem in _ENGINES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """How `pytest -n 2` shares the tests out."""
+    return _FilesAndEngines(config, log)
 
 
 @pytest.fixture(scope="session")

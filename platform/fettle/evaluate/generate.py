@@ -1,4 +1,4 @@
-"""A model's greedy answers to prompts, by transformers' own `generate`: causal and encoder-decoder models, adapters."""
+"""A model's greedy answers to prompts, in text: causal and encoder-decoder models, with adapters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from fettle.models.adapters import resume
 from fettle.models.base import dtype_of, load_weights
+from fettle.models.generate import generate
 
 _BATCH_TOKENS = 1 << 13  # of prompts and answers, with their padding
 
@@ -44,7 +45,6 @@ def cut_prompt(ids: np.ndarray, longest: int, *, is_seq2seq: bool) -> np.ndarray
     return np.concatenate([ids[: longest - 1], ids[-1:]]) if is_seq2seq else ids[-longest:]
 
 
-@torch.no_grad()
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -54,31 +54,13 @@ def answers(
     max_new_tokens: int,
 ) -> Iterator[tuple[int, Answer]]:
     """(position of the prompt, its answer), batch by batch, prompts of like lengths together. prompts: int [T] each."""
-    is_seq2seq = bool(model.config.is_encoder_decoder)
     pad_id = tokenizer.pad_token_id or 0
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=list(end_ids),
-        pad_token_id=pad_id,
-        decoder_start_token_id=model.config.decoder_start_token_id if is_seq2seq else None,
-    )
-    generate: Any = model.generate
     for places in _batches([len(ids) for ids in prompts], max_new_tokens):
-        width = max(len(prompts[place]) for place in places)
-        given = torch.full((len(places), width), pad_id, dtype=torch.int64)
-        mask = torch.zeros_like(given)
-        for row, place in enumerate(places):
-            ids = torch.from_numpy(prompts[place].astype(np.int64))
-            here = slice(0, len(ids)) if is_seq2seq else slice(width - len(ids), width)
-            given[row, here], mask[row, here] = ids, 1
-        made = generate(
-            input_ids=given.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-        )
-        for place, said in zip(places, made[:, 1 if is_seq2seq else width :].tolist(), strict=True):
-            ends = [at for at, token in enumerate(said) if token in end_ids]
-            text: Any = tokenizer.decode(said[: ends[0]] if ends else said, skip_special_tokens=True)
-            yield place, Answer(str(text).strip(), bool(ends))
+        asked = [prompts[place] for place in places]
+        made = generate(model, asked, end_ids=end_ids, pad_id=pad_id, max_new_tokens=max_new_tokens)
+        for place, (ids, is_ended) in zip(places, made, strict=True):
+            text: Any = tokenizer.decode(ids, skip_special_tokens=True)
+            yield place, Answer(str(text).strip(), is_ended)
 
 
 def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

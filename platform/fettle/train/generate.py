@@ -1,4 +1,4 @@
-"""Answers of a model by transformers' own `generate`, the same for the same prompt whatever is answered beside it."""
+"""A teacher's answers, the same for the same prompt whatever is answered beside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from fettle.models.base import load_tokenizer, positions_of
+from fettle.models.generate import generate
 from fettle.recipe.distill import DistillStage
 from fettle.train.distill import load_teacher
 from fettle.train.job import StageJob, Teacher
@@ -27,39 +28,24 @@ class Generator:
         self._model: PreTrainedModel | None = None
         self.tokenizer = load_tokenizer(teacher.base, teacher.chat_template)
         self.longest_prompt = positions_of(teacher.base) - spec.max_new_tokens
-        self._settings = GenerationConfig(
-            max_new_tokens=spec.max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(teacher.end_ids),
-            pad_token_id=self.tokenizer.pad_token_id or 0,
-        )
+        self._most = spec.max_new_tokens
 
-    @torch.no_grad()
     def answer(self, prompts: Sequence[np.ndarray], seeds: Sequence[str]) -> list[tuple[str, int, bool]]:
         """(answer, its tokens, whether it ended by itself) of each prompt, int [T]. seeds: of each one's own draws."""
-        model: Any = self._load()
-        longest = max(len(ids) for ids in prompts)
-        given = torch.full((len(prompts), longest), self._settings.pad_token_id, dtype=torch.int64)
-        mask = torch.zeros_like(given)
-        for row, ids in enumerate(prompts):
-            given[row, longest - len(ids) :] = torch.from_numpy(ids.astype(np.int64))
-            mask[row, longest - len(ids) :] = 1
-        drawn = [Draws(self._temperature, seeds)] if self._temperature is not None else []
-        made: Any = model.generate(
-            given.to(self._device),
-            attention_mask=mask.to(self._device),
-            generation_config=self._settings,
-            logits_processor=LogitsProcessorList(drawn),
+        made = generate(
+            self._load(),
+            prompts,
+            end_ids=self._teacher.end_ids,
+            pad_id=self.tokenizer.pad_token_id or 0,
+            max_new_tokens=self._most,
+            processors=[Draws(self._temperature, seeds)] if self._temperature is not None else [],
         )
-        return [self._read(ids, said.tolist()) for ids, said in zip(prompts, made[:, longest:].cpu(), strict=True)]
+        return [(self._text(ids, said), len(said), ended) for ids, (said, ended) in zip(prompts, made, strict=True)]
 
-    def _read(self, prompt: np.ndarray, said: list[int]) -> tuple[str, int, bool]:
-        ends = [place for place, token in enumerate(said) if token in self._teacher.end_ids]
-        ids = said[: ends[0]] if ends else said
+    def _text(self, prompt: np.ndarray, ids: list[int]) -> str:
         # A tokenizer may drop the space an answer begins with, unless it is decoded after its prompt.
         before, both = (self._decode([*prompt.tolist(), *more]) for more in ([], ids))
-        answer = both[len(before) :] if both.startswith(before) else self._decode(ids)
-        return answer, len(ids), bool(ends)
+        return both[len(before) :] if both.startswith(before) else self._decode(ids)
 
     def _decode(self, ids: list[int]) -> str:
         text: Any = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

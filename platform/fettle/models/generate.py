@@ -1,0 +1,54 @@
+"""Answers in token ids, by transformers' own `generate`: of causal and of encoder-decoder models, adapters too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Sequence[np.ndarray],
+    *,
+    end_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+    processors: Sequence[LogitsProcessor] = (),
+) -> list[tuple[list[int], bool]]:
+    """(the answer's token ids without the one that ends it, whether the model ended it by itself) of each prompt, int
+    [T]. Greedy, after the `processors`.
+
+    Prompts of unlike lengths are padded: on the left, where the answer goes on from them, but for an encoder. What the
+    model's own generation_config says fills up what is not said here.
+    """
+    is_seq2seq = bool(model.config.is_encoder_decoder)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(end_ids),
+        pad_token_id=pad_id,
+        decoder_start_token_id=model.config.decoder_start_token_id if is_seq2seq else None,
+    )
+    width = max(len(ids) for ids in prompts)
+    given = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros_like(given)
+    for row, ids in enumerate(prompts):
+        here = slice(0, len(ids)) if is_seq2seq else slice(width - len(ids), width)
+        given[row, here], mask[row, here] = torch.from_numpy(ids.astype(np.int64)), 1
+    made = model.generate(
+        input_ids=given.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=settings,
+        logits_processor=LogitsProcessorList(processors),
+    )
+    return [_without_end(said, end_ids) for said in made[:, 1 if is_seq2seq else width :].tolist()]
+
+
+def _without_end(said: list[int], end_ids: Sequence[int]) -> tuple[list[int], bool]:
+    ends = [place for place, token in enumerate(said) if token in end_ids]
+    return (said[: ends[0]] if ends else said), bool(ends)

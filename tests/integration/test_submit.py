@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +20,9 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """`ray start --head` with the environment active, as the README says; stopped afterwards."""
-    folder = tmp_path_factory.mktemp("ray")
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: the paths of the dashboard's sockets end at 107 characters
     port, dashboard = free_port(), free_port()
     env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_worker_niceness": "0"}
     words = ["ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
@@ -33,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert done.returncode == 0, done.stderr
     yield f"http://127.0.0.1:{dashboard}"
     subprocess.run(["ray", "stop", "--force"], env=env, capture_output=True, timeout=120)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_submitted_recipe_is_run_on_the_cluster(server: str, root: Path, tmp_path: Path) -> None:

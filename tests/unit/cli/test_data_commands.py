@@ -27,6 +27,12 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which the paths of temporary files fit."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 @pytest.fixture
 def recipe(data: Path) -> Path:
     (data.parent / "corpus.txt").write_text("Once upon a time")

@@ -12,8 +12,10 @@ import torch
 from peft import AutoPeftModelForSeq2SeqLM
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+from typer.testing import CliRunner
 
 from fettle.artifact import read_artifact
+from fettle.cli.main import app
 from fettle.data.encode import encode
 from fettle.data.formats import read_file
 from fettle.data.tokens import TokenSet, write_tokens
@@ -237,6 +239,11 @@ def test_an_adapter_and_its_merged_weights_have_the_same_loss_and_say_the_same(
     given = AutoTokenizer.from_pretrained(job.artifact)("Give me the first sentence.", return_tensors="pt")
     said = [model.generate(**given, max_new_tokens=12, do_sample=False).tolist() for model in (adapter, merged)]
     assert said[0] == said[1]
+
+
+def test_the_merge_verb_does_not_offer_to_serve_what_vllm_does_not(alone: dict[str, StageJob], tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["merge", str(alone["sft lora"].artifact), "--out", str(tmp_path / "m")])
+    assert told.exit_code == 0 and "artifact  " in told.output and "serve it" not in told.output
 
 
 @pytest.mark.parametrize("case", ["sft", "sft lora"])

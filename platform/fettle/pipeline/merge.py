@@ -9,6 +9,7 @@ from pathlib import Path
 from fettle.artifact import read_artifact
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
+from fettle.models.family import family_of
 from fettle.models.merge import Combination, write_merged
 from fettle.pipeline.console import quiet
 from fettle.pipeline.merging import check_mergeable, fingerprint_of, resolved
@@ -49,7 +50,8 @@ def merge(stage: MergeStage, out: Path, *, seed: int, say: Callable[[str], None]
         )
     size = sum(file.stat().st_size for file in artifact.glob("*.safetensors"))
     say(f"artifact  {out} ({size / 2**20:,.0f} MiB, {read_artifact(artifact).digest[:19]})")
-    say(f"serve it  fettle serve {out}")
+    if family_of(first.base) == "causal":
+        say(f"serve it  fettle serve {out}")
     return artifact
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from fettle.models.adapters import resume
 from fettle.models.base import dtype_of, load_weights
-from fettle.models.generate import generate
+from fettle.models.generate import generate, like_lengths
 
 _BATCH_TOKENS = 1 << 13  # of prompts and answers, with their padding
 
@@ -55,18 +55,9 @@ def answers(
 ) -> Iterator[tuple[int, Answer]]:
     """(position of the prompt, its answer), batch by batch, prompts of like lengths together. prompts: int [T] each."""
     pad_id = tokenizer.pad_token_id or 0
-    for places in _batches([len(ids) for ids in prompts], max_new_tokens):
+    for places in like_lengths([len(ids) for ids in prompts], max_new_tokens, _BATCH_TOKENS):
         asked = [prompts[place] for place in places]
         made = generate(model, asked, end_ids=end_ids, pad_id=pad_id, max_new_tokens=max_new_tokens)
         for place, (ids, is_ended) in zip(places, made, strict=True):
             text: Any = tokenizer.decode(ids, skip_special_tokens=True)
             yield place, Answer(str(text).strip(), is_ended)
-
-
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Positions in batches of like lengths, the longest first."""
-    left = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
-    while left:
-        count = max(1, _BATCH_TOKENS // (lengths[left[0]] + most))
-        yield left[:count]
-        left = left[count:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,15 @@ def generate(
         logits_processor=LogitsProcessorList(processors),
     )
     return [_without_end(said, end_ids) for said in made[:, 1 if is_seq2seq else width :].tolist()]
+
+
+def like_lengths(lengths: Sequence[int], max_new_tokens: int, most: int) -> Iterator[list[int]]:
+    """Positions in batches of like lengths, the longest first; with answers and padding at most `most` tokens each."""
+    left = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    while left:
+        count = max(1, most // (lengths[left[0]] + max_new_tokens))
+        yield left[:count]
+        left = left[count:]
 
 
 def _without_end(said: list[int], end_ids: Sequence[int]) -> tuple[list[int], bool]:

@@ -28,6 +28,7 @@ from fettle.data.sources import OpenSource, read_source
 from fettle.data.tokens import write_tokens
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
+from fettle.models.generate import like_lengths
 from fettle.recipe.distill import DistillStage
 from fettle.train.checkpoint import Fence
 from fettle.train.generate import Generator
@@ -90,7 +91,9 @@ class _Answers:
         with open(mine, "a", encoding="utf-8") as stream:
             stream.write("\n")  # after a line that was torn when an earlier attempt was killed
             # Batches are the same for any number of workers, so that an answer does not depend on it.
-            for batch in list(_batches(fits, [len(ids) for ids in coded], self._most))[rank::world]:
+            lengths = [len(coded[one]) for one in fits]
+            for places in list(like_lengths(lengths, self._most, _BATCH_TOKENS))[rank::world]:
+                batch = [fits[place] for place in places]
                 if not there.issuperset(batch):
                     said = self._generator.answer([coded[one] for one in batch], [f"{seed} {one}" for one in batch])
                     made = zip(batch, said, strict=True)
@@ -121,15 +124,6 @@ class _Answers:
     def _done(self, name: str, rank: int) -> Path:
         part = self._part(name, rank)
         return part.with_name(f"{part.name}-done")
-
-
-def _batches(numbers: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """The prompts in batches of like lengths, the longest first."""
-    left = sorted(numbers, key=lambda number: (-lengths[number], number))
-    while left:
-        count = max(1, _BATCH_TOKENS // (lengths[left[0]] + most))
-        yield left[:count]
-        left = left[count:]
 
 
 def _line(number: int, prompt: Record, is_chat: bool, answer: str, num_tokens: int, has_ended: bool) -> str:

@@ -13,7 +13,15 @@ SHARED = ROOT.parent / "shared"
 
 # They start Ray or an engine: two at a time would take each other's cores, and time out.
 _ENGINES = (
-    *("test_demo", "test_engine", "test_family_serving", "test_flat_memory", "test_quantized_engine", "test_run"),
+    *(
+        "test_demo",
+        "test_engine",
+        "test_engine_weights",
+        "test_family_serving",
+        "test_flat_memory",
+        "test_quantized_engine",
+        "test_run",
+    ),
     *("test_serving", "test_submit"),
 )
 

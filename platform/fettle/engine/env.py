@@ -42,7 +42,8 @@ class EngineOptions:
     without LoRA layers, a quarter faster on a CPU. max_adapters: adapters kept in memory, at least twice max_loras.
     threads: OpenMP threads, by default the cores less one, which is
     left to HTTP. logprobs: `processed` are those of the distribution sampled from, after temperature, top-k and top-p;
-    `raw` are the model's own. isolate: the core in a process of its own; by default only on a GPU.
+    `raw` are the model's own. isolate: the core in a process of its own; by default only on a GPU. takes_weights:
+    they can be replaced while it runs.
     """
 
     dtype: Dtype = "auto"
@@ -56,6 +57,7 @@ class EngineOptions:
     threads: int | None = None
     logprobs: Literal["raw", "processed"] = "raw"
     isolate: bool | None = None
+    takes_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in (known := ("auto", "float32", "bfloat16", "float16")):
@@ -138,6 +140,8 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
             # An adapter pushed out of this cache is read again from its folder, which may be gone by then: keep all.
             "max_cpu_loras": max(2 * options.max_loras, options.max_adapters),
         }
+    if options.takes_weights:
+        arguments["weight_transfer_config"] = {"backend": "file"}
     if device() == "cpu":
         arguments |= {
             "enforce_eager": True,  # compiling takes 30 s and gains nothing at the sizes a CPU serves

@@ -15,6 +15,7 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 
+from fettle.engine import weights
 from fettle.engine.adapters import Adapters, Version, finished
 from fettle.engine.env import EngineOptions, default_threads, device, engine_arguments
 from fettle.errors import FettleError, UserError
@@ -58,6 +59,8 @@ class Engine:
             raise FettleError("this process was not prepared for vLLM: make engines with fettle.engine.start_engine")
         if device() == "cpu":  # torch may have been loaded, with its own number of threads, before prepare_process
             torch.set_num_threads(options.threads or default_threads())
+        if options.takes_weights:
+            weights.register()
         self._llm = LLM(**engine_arguments(model, options))
         self._has_lora = options.max_loras > 0
         self.adapters = Adapters(self._llm.llm_engine)
@@ -118,6 +121,21 @@ class Engine:
     def remove_adapter(self, name: str) -> None:
         """Frees the adapter `name`."""
         finished(self.adapters.remove(name))
+
+    def take_weights(self, file: Path) -> None:
+        """Puts all weights in a safetensors file, named as in a model's `state_dict`, tied ones too, in place of the
+        engine's; requests after it see nothing of the earlier ones.
+
+        Raises FettleError, with vLLM's own reason, where they cannot be loaded. Some may have been replaced by then:
+        nothing is to be asked before other weights were taken.
+        """
+        try:
+            self._llm.collective_rpc("start_weight_update")
+            self._llm.collective_rpc("update_weights", args=({"path": str(file)},))
+            self._llm.collective_rpc("finish_weight_update")
+        except Exception as error:  # vLLM lets through whatever a worker raised
+            raise FettleError(f"the engine did not take the weights: {error}") from error
+        self._llm.reset_prefix_cache()  # its keys and values are those of the weights before
 
     def close(self) -> None:
         """Gives back memory and sockets; another engine may then be started in this process."""

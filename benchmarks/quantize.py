@@ -118,7 +118,7 @@ def _speeds(models: dict[str, Path], rounds: int, of: str) -> list[dict[str, Any
 
 
 def _tokens_per_s(engine: Any, batch: int, count: int) -> float:
-    from fettle.engine.vllm import Sampling
+    from fettle.engine.sampling import Sampling
 
     prompts = [[5 + number, 6, 7, 8 + number] * 4 for number in range(batch)]
     began = time.process_time()

@@ -44,7 +44,7 @@ def engine(tiny: Path, loras: dict[str, Path]) -> Iterator[Any]:
 
 
 def greedy(engine: Any, prompts: list[list[int]], names: list[str | None]) -> list[Any]:
-    from fettle.engine.vllm import Sampling
+    from fettle.engine.sampling import Sampling
 
     return [one[0] for one in engine.generate(prompts, Sampling(max_new_tokens=COUNT, ignore_eos=True), names)]
 
@@ -110,7 +110,7 @@ def test_adapter_that_does_not_load_leaves_the_engine_alive(engine: Any, tmp_pat
 
 
 def test_samples_repeat_with_their_seed(engine: Any) -> None:
-    from fettle.engine.vllm import Sampling
+    from fettle.engine.sampling import Sampling
 
     drawn = Sampling(max_new_tokens=8, temperature=1.0, top_p=0.9, num_samples=3, seed=1)
 

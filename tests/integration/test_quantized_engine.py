@@ -69,7 +69,7 @@ def dequantised(folder: Path) -> dict[str, torch.Tensor]:
 def test_vllm_computes_with_the_rounded_weights(
     tiny: Path, rows: list[list[int]], tmp_path: Path, bits: int, group: int | None, to_full: float
 ) -> None:
-    from fettle.engine.vllm import Sampling
+    from fettle.engine.sampling import Sampling
 
     told = {"name": "small", "fingerprint": "f", "end_ids": (7,), "chat_template": None}
     write_quantized(tmp_path / "small", tiny, None, bits=bits, group=group, **told)

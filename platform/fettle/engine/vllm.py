@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,10 @@ from vllm.inputs import TokensPrompt
 from fettle.engine import weights
 from fettle.engine.adapters import Adapters, Version, finished
 from fettle.engine.env import EngineOptions, default_threads, device, engine_arguments
+from fettle.engine.sampling import Completion, Sampling
 from fettle.errors import FettleError, UserError
 
 Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn. Every value counts: nothing is taken from the model's generation_config.json but its
-    end tokens, which end a completion unless `ignore_eos`.
-
-    temperature 0 is greedy. top_k 0 keeps all. seed: of each prompt's own generator; None draws a fresh one.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    num_samples: int = 1
-    seed: int | None = None
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True)
-class Completion:
-    """token_ids and their logprobs in nats, one each; text without the end token; finish_reason `stop` or `length`."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    text: str
-    finish_reason: str
 
 
 class Engine:
@@ -71,24 +43,20 @@ class Engine:
         return int(self._llm.llm_engine.model_config.max_model_len)
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, adapter: str | Sequence[str | None] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        adapter: str | Sequence[str | None] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """`sampling.num_samples` completions for each prompt (text, or token ids), in the prompts' order.
 
-        adapter: a loaded name for all prompts, or one entry a prompt; None is the base.
+        adapter: a loaded name for all prompts, or one entry a prompt; None is the base. seeds: of each prompt's own
+        generator, in place of `sampling.seed` for all.
         Raises UserError for an unknown adapter or a prompt that leaves no room for a completion.
         """
-        params = SamplingParams(
-            n=sampling.num_samples,
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k or -1,
-            seed=sampling.seed,
-            stop_token_ids=list(sampling.stop_token_ids),
-            ignore_eos=sampling.ignore_eos,
-            logprobs=0,
-        )
+        each: Sequence[int | None] = seeds if seeds is not None else [sampling.seed] * len(prompts)
+        params = [_params(sampling, seed) for seed in each]
         return [[_completion(one) for one in answer.outputs] for answer in self._run(prompts, params, adapter)]
 
     def score(
@@ -145,7 +113,10 @@ class Engine:
         gc.collect()
 
     def _run(
-        self, prompts: Sequence[Prompt], params: SamplingParams, adapter: str | Sequence[str | None] | None
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | list[SamplingParams],
+        adapter: str | Sequence[str | None] | None,
     ) -> list[Any]:
         inputs = [one if isinstance(one, str) else TokensPrompt(prompt_token_ids=list(one)) for one in prompts]
         names = [adapter] * len(inputs) if adapter is None or isinstance(adapter, str) else list(adapter)
@@ -154,6 +125,20 @@ class Engine:
             return self._llm.generate(inputs, params, use_tqdm=False, lora_request=versions if any(versions) else None)  # type: ignore[arg-type]
         except (VLLMClientError, ValueError) as error:
             raise UserError(str(error).splitlines()[0]) from error
+
+
+def _params(sampling: Sampling, seed: int | None) -> SamplingParams:
+    return SamplingParams(
+        n=sampling.num_samples,
+        max_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k or -1,
+        seed=seed,
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        logprobs=0,
+    )
 
 
 def _completion(one: Any) -> Completion:

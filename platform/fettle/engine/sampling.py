@@ -1,0 +1,33 @@
+"""How completions are drawn, and what comes of it: what an engine is asked and answers, without vLLM itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Every value counts: nothing is taken from the model's generation_config.json but its
+    end tokens, which end a completion unless `ignore_eos`.
+
+    temperature 0 is greedy. top_k 0 keeps all. seed: of each prompt's own generator; None draws a fresh one.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    num_samples: int = 1
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Completion:
+    """token_ids and their logprobs in nats, one each; text without the end token; finish_reason `stop` or `length`."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str

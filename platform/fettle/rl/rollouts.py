@@ -1,0 +1,132 @@
+"""The rollout pool: vLLM engines in Ray actors that share an iteration's prompts, and outlive each other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from fettle.engine import EngineOptions
+from fettle.engine.sampling import Sampling
+from fettle.errors import FettleError
+from fettle.rl.engines import Answered, Asked, EngineActor, Version
+
+_BATCHES_AN_ENGINE = 2  # so that one with short answers takes over from one with long ones
+_MOST_DEATHS = 3
+
+
+class RolloutPool:
+    """Answers prompts by the version of the policy that was last synced.
+
+    model: folder of the base. engines: how many. resources: Ray's options of each actor, such as num_cpus and num_gpus.
+    start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version. logs: a folder.
+
+    Raises FettleError where an engine does not start.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        options: EngineOptions,
+        *,
+        engines: int,
+        logs: Path,
+        resources: dict[str, Any] | None = None,
+        start_timeout_s: float = 600,
+        sync_timeout_s: float = 300,
+    ) -> None:
+        self.version = Version()
+        self._model, self._options, self._logs = model, options, logs
+        self._resources = {"num_cpus": 0} | (resources or {})
+        self._start_timeout_s, self._sync_timeout_s = start_timeout_s, sync_timeout_s
+        self._actors: list[Any] = [self._made(number) for number in range(engines)]
+        self._deaths = 0
+        self.processes = [self._started(number) for number in range(engines)]
+
+    def sync(self, version: Version) -> None:
+        """Has all engines take a version; one that died is replaced.
+
+        Raises FettleError, with the engine's own reason, where one refuses it, or has not taken it in time.
+        """
+        self.version = version
+        taken = [actor.take.remote(version) for actor in self._actors]
+        _, late = ray.wait(taken, num_returns=len(taken), timeout=self._sync_timeout_s)
+        if late:
+            numbers = ", ".join(str(taken.index(one)) for one in late)
+            raise FettleError(
+                f"engine {numbers} did not take version {version.number} of the policy within {self._sync_timeout_s:g}"
+                f" s; see {self._logs}"
+            )
+        for number, one in enumerate(taken):
+            try:
+                ray.get(one)
+            except RayActorError as error:
+                self._replace(number, error)
+            except RayTaskError as error:
+                reason = f"engine {number} did not take version {version.number} of the policy: {error.cause}"
+                raise FettleError(reason) from error
+
+    def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
+        """The completions of each prompt, in the prompts' order. What an engine was asked that died is asked again,
+        of one that has the same version.
+
+        Raises FettleError where engines die one after the other, or with the engine's own reason.
+        """
+        found: dict[int, Answered] = {}
+        size = max(1, -(-len(asked) // (_BATCHES_AN_ENGINE * len(self._actors))))
+        left = deque(range(first, min(first + size, len(asked))) for first in range(0, len(asked), size))
+        idle = list(range(len(self._actors)))
+        under_way: dict[Any, tuple[int, range]] = {}
+        while left or under_way:
+            while left and idle:
+                number, places = idle.pop(), left.popleft()
+                answer = self._actors[number].answer.remote([asked[place] for place in places], sampling)
+                under_way[answer] = number, places
+            (done,), _ = ray.wait(list(under_way), num_returns=1)
+            number, places = under_way.pop(done)
+            try:
+                found |= zip(places, ray.get(done), strict=True)
+                self._deaths = 0
+            except RayActorError as error:
+                self._replace(number, error)
+                left.appendleft(places)
+            except RayTaskError as error:
+                raise FettleError(f"engine {number} could not answer: {error.cause}") from error
+            idle.append(number)
+        return [found[place] for place in range(len(asked))]
+
+    def close(self) -> None:
+        """Ends all engines."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+
+    def _made(self, number: int) -> Any:
+        kind: Any = ray.remote(EngineActor)
+        log = self._logs / f"engine-{number}.log"
+        return kind.options(**self._resources).remote(self._model, self._options, log)
+
+    def _started(self, number: int) -> int:
+        """The process of an engine that has taken the current version."""
+        actor = self._actors[number]
+        try:
+            process = ray.get(actor.process.remote(), timeout=self._start_timeout_s)
+            ray.get(actor.take.remote(self.version), timeout=self._sync_timeout_s)
+        except (RayActorError, RayTaskError, GetTimeoutError) as error:
+            reason = getattr(error, "cause", None) or str(error).splitlines()[0]
+            log = self._logs / f"engine-{number}.log"
+            raise FettleError(f"engine {number} did not start: {reason}; see {log}") from error
+        return int(process)
+
+    def _replace(self, number: int, error: RayActorError) -> None:
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS:
+            raise FettleError(
+                f"engines died {self._deaths} times without an answer in between; see {self._logs}"
+            ) from error
+        self._actors[number] = self._made(number)
+        self.processes[number] = self._started(number)

@@ -27,6 +27,7 @@ def server() -> Iterator[str]:
     env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_worker_niceness": "0"}
     words = ["ray", "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
     words += ["--disable-usage-stats", f"--temp-dir={folder}"]
+    words += [f"--dashboard-agent-listen-port={free_port()}"]  # its usual one may be another cluster's
     for _ in range(3):  # a busy machine's first start may time out
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
         if done.returncode == 0:

@@ -72,8 +72,6 @@ def _check_data(recipe: Recipe, folder: Path) -> None:
                 field = f"stages.{stage.name}.{key}"
                 raise UserError(
                     f"{path} does not lie below {folder}, and so does not travel to the cluster",
-                    file=recipe.file,
-                    line=recipe.line(field),
-                    field=field,
+                    **recipe.where(field),
                     fix="copy it there, name an address, or an absolute path that the cluster's nodes see",
                 )

@@ -77,7 +77,7 @@ def inspect_stage(
 
     def where(key: str) -> dict[str, Any]:
         name = f"stages.{stage.name}.{key}"
-        return {"file": recipe.file, "line": recipe.line(name), "field": name}
+        return recipe.where(name)
 
     inspection = _Inspection(recipe.resolve, measure, sample, large_bytes)
     if stage.heldout is not None and stage.heldout.data is not None:

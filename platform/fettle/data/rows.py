@@ -32,6 +32,12 @@ def complain(error: UserError) -> NoReturn:
     raise error
 
 
+def complaint_of(spec: DataSpec) -> Complaint:
+    """What the source says becomes of a bad record, for those who read it where others have told, or will tell, which
+    records were left out."""
+    return complain if spec.on_bad_record == "error" else lambda error: None
+
+
 def read_rows(file: Path, spec: DataSpec | None = None, on_error: Complaint = complain) -> Iterator[Row]:
     """The rows of a file, one at a time, read as `spec` says; its kind is told from its suffix.
 

@@ -26,9 +26,9 @@ def adapter_of(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterS
     """The stage's adapter. Raises UserError where it does not go with what the stage begins from."""
     adapter = stage.adapter or recipe.adapter
 
-    def error(key: str, got: str, **more: str) -> UserError:
+    def error(key: str, got: str, **more: Any) -> UserError:
         field = f"stages.{stage.name}.{key}"
-        return UserError(got, file=recipe.file, line=recipe.line(field), field=field, **more)
+        return UserError(got, **recipe.where(field), **more)
 
     if origin.adapter is None:
         if stage.merge_first:
@@ -56,9 +56,9 @@ def check_adapter(recipe: Recipe, stage: PlannedStage) -> None:
     adapter, root = stage.adapter, stage.origin.root
     at = f"stages.{stage.spec.name}.adapter" if stage.spec.adapter else "adapter"
 
-    def error(key: str, got: str, **more: str) -> UserError:
+    def error(key: str, got: str, **more: Any) -> UserError:
         field = key if key.startswith("stages.") else f"{at}.{key}"
-        return UserError(got, file=recipe.file, line=recipe.line(field), field=field, **more)
+        return UserError(got, **recipe.where(field), **more)
 
     lora = "another adapter, such as lora"
     if isinstance(adapter.targets, tuple):

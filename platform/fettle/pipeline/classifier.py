@@ -19,9 +19,9 @@ def check_freezing(recipe: Recipe, stage: PlannedStage) -> None:
     if not isinstance(spec, ClassifyStage):
         return
 
-    def error(key: str, got: str, **more: str) -> UserError:
+    def error(key: str, got: str, **more: Any) -> UserError:
         field = f"stages.{spec.name}.{key}"
-        return UserError(got, file=recipe.file, line=recipe.line(field), field=field, **more)
+        return UserError(got, **recipe.where(field), **more)
 
     keys = {"unfreeze": spec.unfreeze != "all", "layer_decay": spec.layer_decay != 1}
     for key in (key for key, is_set in keys.items() if is_set):
@@ -60,7 +60,7 @@ def check_labels(recipe: Recipe, stage: PlannedStage, labels: Mapping[str, tuple
     earlier = labels.get(name) or (labels_in(stage.origin.adapter) if stage.origin.adapter.is_dir() else ())
     if earlier and earlier != labels[stage.spec.name]:
         field = f"stages.{stage.spec.name}.from"
-        where: dict[str, Any] = {"file": recipe.file, "line": recipe.line(field), "field": field}
+        where: dict[str, Any] = recipe.where(field)
         reason = "with ZeRO 3" if stage.cluster.zero == 3 else "of kind bottleneck"
         raise UserError(
             f"the adapter this stage begins from is a classifier with other labels, and {reason} its head goes on as"

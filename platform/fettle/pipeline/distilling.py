@@ -13,6 +13,7 @@ from fettle.artifact import is_artifact, read_artifact
 from fettle.data.asked import as_prompt, with_answer
 from fettle.data.coder import Coder
 from fettle.data.encode import encode
+from fettle.data.rows import complaint_of
 from fettle.data.sources import read_source
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer, positions_of, resolve_base
@@ -172,8 +173,7 @@ def _check_prompts(
 
 
 def _records(source: PlannedSource) -> Iterable[Any]:
-    skips = source.opened.spec.on_bad_record == "skip"
-    return read_source(source.opened, *([lambda error: None] if skips else []))
+    return read_source(source.opened, complaint_of(source.opened.spec))
 
 
 def _why_not_whole(teacher: Origin) -> str | None:
@@ -187,4 +187,4 @@ def _why_not_whole(teacher: Origin) -> str | None:
 
 def _where(recipe: Recipe, stage: DistillStage, key: str) -> dict[str, Any]:
     field = f"stages.{stage.name}.{key}"
-    return {"file": recipe.file, "line": recipe.line(field), "field": field}
+    return recipe.where(field)

@@ -18,7 +18,7 @@ from fettle.artifact import digest_file
 from fettle.data.cache import shared_folder
 from fettle.data.encode import Counts, encode
 from fettle.data.line_index import StreamedSource, fill_index
-from fettle.data.rows import complain
+from fettle.data.rows import complaint_of
 from fettle.data.skipped import SKIPPED, as_row
 from fettle.data.sources import OpenSource, read_source
 from fettle.data.stream import Stream
@@ -110,7 +110,7 @@ def streamed_heldout(source: PlannedSource, encoder: Encoder, spec: HeldoutSpec,
             encoder.tokenizer,
             max_length=encoder.stage.max_length,
             on_long=encoder.stage.spec.on_long,
-            on_error=_passed_over if source.opened.spec.on_bad_record == "skip" else complain,
+            on_error=complaint_of(source.opened.spec),  # a worker writes it down when it comes to it
             is_halved=encoder.is_halved,
         )
         examples = list(stream.beginning(_BEGINNING_BYTES))
@@ -179,10 +179,6 @@ def _fill(folder: Path, source: OpenSource, encoder: Encoder, must_learn: bool) 
         if encoder.is_of_parts:
             examples = grouped(examples, encoder.labels)
         fill_tokens(folder, examples, counts=lambda: asdict(counts) | {"bad": num_bad})
-
-
-def _passed_over(error: UserError) -> None:
-    """A worker writes it down when it comes to it."""
 
 
 @lru_cache(maxsize=1)

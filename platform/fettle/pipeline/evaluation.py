@@ -131,7 +131,7 @@ def evaluate(
 def check_evaluations(recipe: Recipe, stages: Sequence[Planned]) -> None:
     """Raises UserError, before anything is trained, for what `evaluate` could not do after it."""
     for number, spec in enumerate(recipe.evaluate):
-        where = _where(recipe, f"evaluate.{number}")
+        where = recipe.where(f"evaluate.{number}")
         last = stages[-1]
         if last.spec.kind not in YIELDS_MODEL:
             raise UserError(f"the last stage, {last.spec.name}, yields no language model that could answer", **where)
@@ -146,7 +146,7 @@ def compare(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[
     found = []
     for number, spec in enumerate(recipe.evaluate):
         source = _opened(recipe, number)
-        asked = questions(source, spec.limit, **_where(recipe, f"evaluate.{number}"))
+        asked = questions(source, spec.limit, **recipe.where(f"evaluate.{number}"))
         last = stages[-1].result()
         base = Origin(last.root, last.root, str(last.root), chat_template=last.chat_template)
         pair = []
@@ -217,8 +217,4 @@ def _kept(
 
 
 def _opened(recipe: Recipe, number: int) -> OpenSource:
-    return open_source(recipe.evaluate[number].data, recipe.resolve, **_where(recipe, f"evaluate.{number}.data"))
-
-
-def _where(recipe: Recipe, field: str) -> dict[str, Any]:
-    return {"file": recipe.file, "line": recipe.line(field), "field": field}
+    return open_source(recipe.evaluate[number].data, recipe.resolve, **recipe.where(f"evaluate.{number}.data"))

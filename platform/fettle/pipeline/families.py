@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
@@ -36,9 +37,9 @@ def check_family(recipe: Recipe, stage: PlannedStage) -> None:
     no token to hide others by, or cannot be packed as the recipe asks."""
     spec, family = stage.spec, family_of(stage.origin.root)
 
-    def error(key: str, got: str, **more: str) -> UserError:
+    def error(key: str, got: str, **more: Any) -> UserError:
         field = f"stages.{spec.name}.{key}"
-        return UserError(got, file=recipe.file, line=recipe.line(field), field=field, **more)
+        return UserError(got, **recipe.where(field), **more)
 
     if isinstance(spec, PretrainStage):
         if family != _OBJECTIVES[spec.objective]:
@@ -74,9 +75,7 @@ def check_vocabulary(
     raise UserError(
         f"the data has the token {tokenizer.convert_ids_to_tokens(found)!r} ({found}), and {stage.origin.root.name} has"
         f" rows for {rows:,} tokens only",
-        file=recipe.file,
-        line=recipe.line(field),
-        field=field,
+        **recipe.where(field),
         expected="a model with a row for each of its tokenizer's tokens",
         fix="give the base its rows with transformers: model.resize_token_embeddings(len(tokenizer)), and save both",
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fettle.artifact import library_versions
 from fettle.data.bpe import learn_tokenizer, texts_of
 from fettle.data.cache import is_whole, new_folder
-from fettle.data.rows import complain
+from fettle.data.rows import complaint_of
 from fettle.data.sources import read_source
 from fettle.errors import UserError
 from fettle.models.base import digest_of, load_tokenizer, resolve_base
@@ -93,7 +93,7 @@ def _learned(
     def texts() -> Iterator[str]:
         for source in sources:
             left = share
-            on_error = complain if source.opened.spec.on_bad_record == "error" else _passed_over
+            on_error = complaint_of(source.opened.spec)
             for text in (text for record in read_source(source.opened, on_error) for text in texts_of(record)):
                 made["is_all"] &= len(text) <= left
                 yield text[:left]
@@ -124,7 +124,3 @@ def _check_same(tokenizer: PreTrainedTokenizerBase, folder: Path, **where: Any) 
             **where,
             fix="name a model of that type whose tokenizer is taken (tokenizer: FOLDER)",
         )
-
-
-def _passed_over(error: UserError) -> None:
-    """It is told when the record is encoded."""

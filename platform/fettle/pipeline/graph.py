@@ -114,7 +114,7 @@ def _origins(recipe: Recipe, stage: StageBase, earlier: dict[str, Planned], out:
         named = [(one.from_, f"{at}.adapters.{number}.from") for number, one in enumerate(stage.adapters)]
         origins = [_origin(recipe, stage, name, field, earlier, out) for name, field in named]
     elif isinstance(stage, TrainingStage) and stage.base is not None:
-        where: dict[str, Any] = {"file": recipe.file, **_where(recipe, f"{at}.base")}
+        where: dict[str, Any] = recipe.where(f"{at}.base")
         origins = [_base(recipe, stage.base, stage, out, **where)]
     else:
         origins = [_origin(recipe, stage, stage.from_, f"{at}.from", earlier, out)]
@@ -125,7 +125,7 @@ def _origins(recipe: Recipe, stage: StageBase, earlier: dict[str, Planned], out:
 def _template(recipe: Recipe) -> str | None:
     if recipe.chat_template is None:
         return None
-    where: dict[str, Any] = {"file": recipe.file, **_where(recipe, "chat_template")}
+    where: dict[str, Any] = recipe.where("chat_template")
     return resolve_template(recipe.chat_template, recipe.file.parent, **where)
 
 
@@ -133,7 +133,7 @@ def _origin(
     recipe: Recipe, stage: StageBase, name: str | None, field: str, earlier: dict[str, Planned], out: Path
 ) -> Origin:
     """What a stage's `from` names: an earlier stage's result, a folder's content; by default the last model's."""
-    where: dict[str, Any] = {"file": recipe.file, **_where(recipe, field)}
+    where: dict[str, Any] = recipe.where(field)
     if name is not None and name not in earlier:
         takes_foreign = isinstance(stage, (MergeStage, QuantizeStage))
         return folder_origin(recipe.resolve(name), takes_foreign=takes_foreign, **where)
@@ -154,7 +154,7 @@ def _origin(
         return named.result()
     if models := [one for one in earlier.values() if one.spec.kind in YIELDS_MODEL]:
         return models[-1].result()
-    where = {"file": recipe.file, **_where(recipe, "base")}
+    where = recipe.where("base")
     first = next((one for one in recipe.stages if isinstance(one, TrainingStage)), None)
     return _base(recipe, recipe.base, first, out, **where)
 
@@ -175,8 +175,7 @@ def _max_length(recipe: Recipe, stage: TrainingStage, root: Path, adapter: Adapt
     if stage.max_length is not None and stage.max_length > positions:
         raise UserError(
             f"max_length {stage.max_length} is above the {positions} positions of {root.name}{beside}",
-            file=recipe.file,
-            **_where(recipe, f"stages.{stage.name}.max_length"),
+            **recipe.where(f"stages.{stage.name}.max_length"),
             fix=f"at most max_length: {positions}",
         )
     return stage.max_length or min(positions, DEFAULT_LENGTH)
@@ -198,7 +197,7 @@ def _replayed(recipe: Recipe, stage: TrainingStage, others: float) -> list[Plann
 
 
 def _source(recipe: Recipe, field: str, spec: DataSpec, weight: float) -> PlannedSource:
-    opened = open_source(spec, recipe.resolve, file=recipe.file, **_where(recipe, field))
+    opened = open_source(spec, recipe.resolve, **recipe.where(field))
     reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "hub"})
     return PlannedSource(field, opened, weight, tuple(_content(file) for file in opened.files), hash_of(reading))
 
@@ -213,7 +212,3 @@ def _content(file: Path) -> str:
 def _digest(file: Path, size: int, changed: int) -> str:
     """The file's digest, once for all the stages that read it."""
     return digest_file(file)
-
-
-def _where(recipe: Recipe, field: str) -> dict[str, Any]:
-    return {"line": recipe.line(field), "field": field}

@@ -23,7 +23,7 @@ def check_halved(recipe: Recipe, stage: PlannedStage, found: DataReport) -> None
 
     def where(key: str) -> dict[str, Any]:
         field = f"stages.{spec.name}.{key}"
-        return {"file": recipe.file, "line": recipe.line(field), "field": field}
+        return recipe.where(field)
 
     if json.loads((root / "config.json").read_text(encoding="utf-8")).get("decoder_start_token_id") is None:
         raise UserError(

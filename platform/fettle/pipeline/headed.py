@@ -22,7 +22,7 @@ def check_head(recipe: Recipe, stage: PlannedStage) -> None:
     """Raises UserError where the stage begins from a model with another kind of head, or of a family that has none."""
     key = "from" if stage.spec.from_ is not None else "base" if stage.spec.base is not None else None
     field = f"stages.{stage.spec.name}.{key}" if key else "base"
-    where: dict[str, Any] = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    where: dict[str, Any] = recipe.where(field)
     begins_from = stage.origin.adapter or stage.origin.base
     kind = read_artifact(begins_from).kind if is_artifact(begins_from) else "model"
     if kind in _HEADED.values() and kind != _HEADED.get(stage.spec.kind):
@@ -46,9 +46,7 @@ def check_margins(recipe: Recipe, stage: PlannedStage, tokens: Sequence[tuple[Pa
     field = f"stages.{stage.spec.name}.margin"
     raise UserError(
         "no record says by how much an answer is better",
-        file=recipe.file,
-        line=recipe.line(field),
-        field=field,
+        **recipe.where(field),
         expected="records with a margin, or with a score for each answer",
         fix="remove margin: true",
     )

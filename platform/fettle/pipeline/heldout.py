@@ -28,9 +28,7 @@ def check_early_stop(
     field = f"stages.{spec.name}.early_stop"
     raise UserError(
         "no record is held out, so there is no loss to stop by",
-        file=recipe.file,
-        line=recipe.line(field),
-        field=field,
+        **recipe.where(field),
         expected="two different records at least, of which one is held out, or heldout: {data: FILE} with one to learn",
         fix="name heldout: {data: FILE}, or remove early_stop",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AutoConfig
 
 from fettle.errors import UserError
@@ -16,9 +18,9 @@ def check_layers(recipe: Recipe, stage: PlannedStage) -> None:
     if adapter.layers is None:
         return
 
-    def error(key: str, got: str, **more: str) -> UserError:
+    def error(key: str, got: str, **more: Any) -> UserError:
         field = f"stages.{stage.spec.name}.adapter.{key}" if stage.spec.adapter else f"adapter.{key}"
-        return UserError(got, file=recipe.file, line=recipe.line(field), field=field, **more)
+        return UserError(got, **recipe.where(field), **more)
 
     if AutoConfig.from_pretrained(stage.origin.root, trust_remote_code=False).is_encoder_decoder:
         got = f"{adapter.kind} counts layers in one stack, and an encoder-decoder model has two"

@@ -26,7 +26,7 @@ def plan_merge(recipe: Recipe, stage: MergeStage, origins: Sequence[Origin], out
 
     def place(number: int) -> dict[str, Any]:
         field = f"stages.{stage.name}." + (f"adapters.{number}.from" if stage.adapters else "from")
-        return {"file": recipe.file, "line": recipe.line(field), "field": field}
+        return recipe.where(field)
 
     adapters = check_mergeable(origins, place)
     cluster = stage.cluster or recipe.cluster

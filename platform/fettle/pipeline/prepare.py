@@ -126,7 +126,7 @@ def _tokenizers(recipe: Recipe, stages: Sequence[Planned]) -> dict[tuple[Path, s
     for root, template in dict.fromkeys((stage.origin.root, stage.origin.chat_template) for stage in stages):
         found[root, template] = load_tokenizer(root, template)
         if recipe.chat_template is not None:
-            where = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
+            where = recipe.where("chat_template")
             check_template(found[root, template], **where)
     return found
 
@@ -140,7 +140,7 @@ def _labels(recipe: Recipe, spec: TrainingStage, found: DataReport) -> tuple[str
         return ()
     seen = sorted({label for file in found.files for label in file.balance.labels})
     field = f"stages.{spec.name}.labels"
-    where: Any = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    where: Any = recipe.where(field)
     unlisted = [label for label in seen if label not in (spec.labels or seen)]
     if unlisted:
         expected = ", ".join(spec.labels or ())

@@ -20,7 +20,7 @@ from fettle.train.job import QuantizeJob
 def plan_quantize(recipe: Recipe, stage: QuantizeStage, origin: Origin, out: Path) -> PlannedQuantize:
     """The stage with everything resolved. Raises UserError with file, line and field where it cannot be done."""
     field = f"stages.{stage.name}." + ("from" if stage.from_ is not None else "group" if stage.group else "kind")
-    check_can_quantize(stage, origin, file=recipe.file, line=recipe.line(field), field=field)
+    check_can_quantize(stage, origin, **recipe.where(field))
     cluster = stage.cluster or recipe.cluster
     fingerprint = quantized_fingerprint(stage, origin)
     label = f"{stage.name}-{fingerprint[:12]}"

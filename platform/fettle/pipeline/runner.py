@@ -171,9 +171,7 @@ def _check_free(folder: Path, recipe: Recipe) -> None:
     if told["recipe"] != recipe.name:
         raise UserError(
             f"{folder} holds a run of '{told['recipe']}'",
-            file=recipe.file,
-            line=recipe.line("name"),
-            field="name",
+            **recipe.where("name"),
             expected="one recipe a folder",
             fix="name another folder with --out",
         )

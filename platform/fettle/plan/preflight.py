@@ -33,9 +33,7 @@ def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
         field = f"stages.{stage.name}.cluster.{key}" if stage.cluster else f"cluster.{key}"
         raise DoesNotFit(
             f"{cluster.workers} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
-            file=recipe.file,
-            line=recipe.line(field),
-            field=field,
+            **recipe.where(field),
             fix=f"at most {key}: {most}, or set RAY_ADDRESS to a larger cluster",
         )
 

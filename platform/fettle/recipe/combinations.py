@@ -26,18 +26,14 @@ def check_combinations(recipe: Recipe) -> None:
         if cluster.offload and kind != "adamw":
             raise UserError(
                 f"{kind} has no offloaded form",
-                file=recipe.file,
-                line=recipe.line(field),
-                field=field,
+                **recipe.where(field),
                 expected="adamw, where cluster.offload is true",
                 fix="set offload: false, or optimizer: adamw",
             )
         if cluster.zero > 0 and kind in _BY_SHAPE:
             raise UserError(
                 f"{kind} looks at whole matrices, and ZeRO {cluster.zero} shares them out in pieces",
-                file=recipe.file,
-                line=recipe.line(field),
-                field=field,
+                **recipe.where(field),
                 expected="adamw, adamw_8bit, adam, sgd or rmsprop with zero: 1 to 3",
                 fix="set cluster.zero: 0 (several workers work too), or another optimizer",
             )
@@ -56,9 +52,7 @@ def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
         raise UserError(
             f"ZeRO {cluster.zero} shares out, once and for all, the weights that are trained at the start; lisa trains"
             " other layers later",
-            file=recipe.file,
-            line=recipe.line(f"{at}.kind"),
-            field=f"{at}.kind",
+            **recipe.where(f"{at}.kind"),
             expected="lisa with zero: 0",
             fix="set cluster.zero: 0 (several workers work too), or adapter: freeze or lora",
         )
@@ -66,9 +60,7 @@ def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
     if stage.max_steps is not None and stage.max_steps <= adapter.every:
         raise UserError(
             f"lisa would choose layers every {adapter.every} steps, and the stage has {stage.max_steps}",
-            file=recipe.file,
-            line=recipe.line(f"{at}.every"),
-            field=f"{at}.every",
+            **recipe.where(f"{at}.every"),
             expected=f"at most {stage.max_steps - 1}" if stage.max_steps > 1 else None,
             fix="a smaller every, or more max_steps",
         )
@@ -86,9 +78,7 @@ def _check_ratio(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
     }
     raise UserError(
         reasons.get(kind, "an offloaded optimizer has one rate for all weights"),
-        file=recipe.file,
-        line=recipe.line(field),
-        field=field,
+        **recipe.where(field),
         expected="lr_ratio with adamw, adamw_8bit, adam, sgd or rmsprop, and offload: false",
         fix="remove lr_ratio",
     )
@@ -102,9 +92,7 @@ def _check_bits(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> N
     field = f"stages.{stage.name}.adapter.bits" if stage.adapter else "adapter.bits"
     raise UserError(
         f"ZeRO 3 shares out the weights as they are loaded, which transformers cannot do with {adapter.bits} bits",
-        file=recipe.file,
-        line=recipe.line(field),
-        field=field,
+        **recipe.where(field),
         expected="bits with zero: 0, 1 or 2",
         fix=f"set cluster.zero: 2 (in {adapter.bits} bits each worker holds all of them), or remove bits",
     )

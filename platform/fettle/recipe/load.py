@@ -90,9 +90,7 @@ def _check_names(recipe: Recipe) -> None:
             if origin not in seen and not recipe.resolve(origin).is_dir():
                 raise UserError(
                     f"'{origin}' is neither an earlier stage nor a folder{did_you_mean(origin, seen)}",
-                    file=recipe.file,
-                    line=recipe.line(f"{field}.{key}"),
-                    field=f"{field}.{key}",
+                    **recipe.where(f"{field}.{key}"),
                     expected=f"one of {', '.join(seen)}, or an artifact's folder" if seen else "an artifact's folder",
                 )
         seen.append(stage.name)

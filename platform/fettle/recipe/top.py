@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
@@ -55,6 +55,10 @@ class Recipe(Spec):
                 return self._lines[field]
             field = field.rpartition(".")[0]
         return None
+
+    def where(self, field: str) -> dict[str, Any]:
+        """`file`, `line` and `field` of a UserError about a dotted field."""
+        return {"file": self._file, "line": self.line(field), "field": field}
 
     def resolve(self, path: str) -> Path:
         """A path of the recipe, relative to the recipe's file; of a link its own, as its target may have no suffix."""

@@ -23,8 +23,8 @@ from fettle.data.cache import is_whole
 from fettle.data.coder import Coder
 from fettle.data.encode import encode
 from fettle.data.record import Message, Record
-from fettle.data.rows import complain
-from fettle.data.sources import OpenSource, read_source
+from fettle.data.rows import complaint_of
+from fettle.data.sources import read_source
 from fettle.data.tokens import write_tokens
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
@@ -53,7 +53,7 @@ def answered(job: StageJob, member: GroupMember) -> StageJob:
         name = "heldout" if number == len(teacher.prompts) else str(number)
         folder = job.folder / "answers" / name
         if not is_whole(folder):
-            prompts = [as_prompt(record) for record in read_source(source, _complaint(source))]
+            prompts = [as_prompt(record) for record in read_source(source, complaint_of(source.spec))]
             file = answers.write(name, prompts, seed=f"{job.seed} {name}")
             if member.rank == 0:
                 _encode(folder, file, prompts, job)
@@ -166,11 +166,6 @@ def _encode(folder: Path, file: Path, prompts: Sequence[Record], job: StageJob) 
     records = (with_answer(prompts[number], answer) for number, answer in ended.items())
     tokenizer = load_tokenizer(job.base, job.chat_template)
     write_tokens(folder, encode(records, tokenizer, max_length=job.max_length, on_long=job.spec.on_long))
-
-
-def _complaint(source: OpenSource) -> Any:
-    """What becomes of a bad record, of which the driver has told."""
-    return complain if source.spec.on_bad_record == "error" else lambda error: None
 
 
 def _wait(holds: Callable[[], bool], fence: Fence) -> None:

@@ -81,9 +81,9 @@ def _examples(source: OpenSource, told: _Showing, n: int) -> Iterator[tuple[str,
     """
     from fettle.data.encode import encode
     from fettle.data.formats import read_file
-    from fettle.data.rows import complain
+    from fettle.data.rows import complaint_of
 
-    on_error = complain if source.spec.on_bad_record == "error" else lambda error: None
+    on_error = complaint_of(source.spec)
     last = None
     for file in source.files:
         format_, records = read_file(file, source.spec, on_error)
@@ -134,6 +134,6 @@ def _showing_recipe(
         raise UserError(got, file=path, expected=", ".join(stages) or None)
     stage = stages[name]
     field = f"stages.{stage.name}.data"
-    where = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    where = recipe.where(field)
     told = stage_base(recipe, stage, base, max_length, chat_template)
     return _Showing(stage.data, recipe.resolve, told, stage.on_long, where)

@@ -121,12 +121,12 @@ def stage_base(
     wanted = max_length or stage.max_length
     text = load_template(template)
     if text is None and recipe.chat_template is not None:
-        told = {"file": recipe.file, "line": recipe.line("chat_template"), "field": "chat_template"}
+        told = recipe.where("chat_template")
         text = resolve_template(recipe.chat_template, recipe.file.parent, **told)
     if base is not None:
         return load_base(base, wanted, text)
     name, field = _origin(recipe, stage)
-    where: dict[str, Any] = {"file": recipe.file, "line": recipe.line(field), "field": field}
+    where: dict[str, Any] = recipe.where(field)
     if not isinstance(name, str):
         if not isinstance(name.tokenizer, str):
             got = "this stage begins from nothing, and its tokenizer is learned when the recipe runs"

@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.merge_utils import dare_linear, dare_ties, task_arithmetic, ties
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fettle.artifact import library_versions, new_artifact
 from fettle.errors import UserError
@@ -86,13 +86,7 @@ def write_merged(
     began = time.monotonic()
     model: Any = merged_weights(told)
     digests = [digest_of(folder) for folder in told.adapters]
-    tokenizer = load_tokenizer(told.base, chat_template)
-    dtype = dtype_of(told.base)
-    model.to(dtype)
-    model.config.dtype = dtype
-    if model.can_generate():
-        model.generation_config.eos_token_id = list(end_ids)
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    tokenizer = as_its_base(model, told.base, end_ids, chat_template)
     with new_artifact(
         artifact,
         kind="model",
@@ -108,6 +102,19 @@ def write_merged(
     ) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def as_its_base(model: Any, base: Path, end_ids: Sequence[int], chat_template: str | None) -> PreTrainedTokenizerBase:
+    """Brings new full weights into the type of those they were made of, notes at which tokens an answer ends, and gives
+    the tokenizer to lay beside them."""
+    tokenizer = load_tokenizer(base, chat_template)
+    dtype = dtype_of(base)
+    model.to(dtype)
+    model.config.dtype = dtype
+    if model.can_generate():
+        model.generation_config.eos_token_id = list(end_ids)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 def untrained(seconds: float) -> dict[str, Any]:

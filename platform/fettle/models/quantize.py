@@ -28,8 +28,8 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from transformers import PreTrainedModel
 
 from fettle.artifact import library_versions, new_artifact
-from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
-from fettle.models.merge import Combination, merged_weights, untrained
+from fettle.models.base import digest_of, dtype_of, load_weights
+from fettle.models.merge import Combination, as_its_base, merged_weights, untrained
 from fettle.models.quantizable import quantized_layers
 
 
@@ -66,14 +66,11 @@ def write_quantized(
 ) -> None:
     """Writes the base, with the adapter merged into it where there is one, quantised, as an artifact."""
     began = time.monotonic()
-    dtype = dtype_of(base)
-    model: Any = load_weights(base, dtype) if adapter is None else merged_weights(Combination(base, (adapter,), (1.0,)))
-    model.to(dtype)
-    model.config.dtype = dtype
+    model: Any = (
+        load_weights(base, dtype_of(base)) if adapter is None else merged_weights(Combination(base, (adapter,), (1.0,)))
+    )
+    tokenizer = as_its_base(model, base, end_ids, chat_template)
     compressor = quantize_weights(model, bits, group)
-    tokenizer = load_tokenizer(base, chat_template)
-    model.generation_config.eos_token_id = list(end_ids)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
     with new_artifact(
         artifact,
         kind="model",

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fettle.cli import data
+from fettle.cli import data, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
 from fettle.cli.evaluate import evaluate_command
@@ -32,6 +32,7 @@ app.command("eval")(evaluate_command)
 app.command("serve")(serve_command)
 app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")
+app.add_typer(rl.app, name="rl")
 app.command("demo")(demo_command)
 
 

@@ -93,7 +93,7 @@ def collate(examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_
     example is never a label: nothing before it predicts it. Padding is an example of its own that bears no loss. No
     examples at all give one row of padding, so that this worker still takes part in its group's collectives.
     """
-    return _collate(examples, max_length, packing, pad_id)[0]
+    return in_rows(examples, max_length=max_length, packing=packing, pad_id=pad_id)[0]
 
 
 def collate_parts(
@@ -107,7 +107,7 @@ def collate_parts(
     parts = [
         _Part(ids, mask) for example in examples for ids, mask in zip(example.parts, example.part_masks, strict=True)
     ]
-    batch, places = _collate(parts, max_length, packing, pad_id)
+    batch, places = in_rows(parts, max_length=max_length, packing=packing, pad_id=pad_id)
     part_of = torch.full(batch["input_ids"].shape, -1, dtype=torch.int64)
     for number, (row, begin, end) in enumerate(places):
         part_of[row, begin:end] = number
@@ -116,10 +116,10 @@ def collate_parts(
     return batch | {"part_of": part_of, "ends": ends}
 
 
-def _collate(
-    examples: Sequence[Encoded], max_length: int, packing: bool, pad_id: int
+def in_rows(
+    examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_id: int
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, int, int]]]:
-    """(the batch, the row, first and one past the last column of each example)."""
+    """(as `collate`; the row, first and one past the last column of each example)."""
     lengths = [len(example.input_ids) for example in examples]
     rows = pack(lengths, max_length) if packing and examples else [[i] for i in range(len(examples))]
     width = _width(rows, lengths) if rows else 2

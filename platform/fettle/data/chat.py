@@ -16,13 +16,14 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from fettle.data.neutral import Neutral, flagged
 from fettle.data.plain import plain_pairs
-from fettle.data.record import Message, Record
+from fettle.data.record import Message, Prompt, Record
 from fettle.data.served import as_messages, as_tools
 from fettle.errors import UserError
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _ASKED, _SAID = Message("user", "A question?"), Message("assistant", "An answer.", bears_loss=True)
 _ASKED_AGAIN = Message("user", "Another one?")
+_UNSAID = "\ufdd0"  # which Unicode keeps out of text: it stands for an answer that is not to be rendered
 _FUNCTION = {"name": "a_function", "arguments": {"key": "an_argument"}}
 _CALL = {"id": "call00001", "type": "function", "function": _FUNCTION}
 _CALLED = Message("assistant", "", bears_loss=True, tool_calls=(_CALL,))
@@ -96,16 +97,35 @@ class ChatTemplate:
     def left_out(self, record: Record) -> str | None:
         """The role of the first turn whose words the template does not show, thoughts in `<think>` aside."""
         text = self.render(record).text
-        for turn in record.conversation:
-            words = self.neutral(turn.content.rpartition("</think>")[2].strip())
-            if words not in text and json.dumps(words, ensure_ascii=False)[1:-1] not in text:
-                return turn.role
-        return None
+        return next((turn.role for turn in record.conversation if not self._shows(turn, text)), None)
+
+    def following(self, turns: Sequence[Message], added: Sequence[Message], record: Record) -> str:
+        """What stands after the end-of-turn token of an answer to `turns` that `added` follow, up to what serving puts
+        before the answer to these. record: whose tools are shown, and whose place an error tells.
+
+        Raises UserError where the template refuses these turns, or does not show `added` after such a token.
+        """
+        # In the answer's place, since templates trim an answer, or leave its thoughts out once others follow.
+        asked = Prompt((*turns, Message("assistant", _UNSAID), *added))
+        text = self.render(Record(record.file, record.line, prompt=asked, tools=record.tools)).text
+        after = text.partition(_UNSAID)[2].partition(self.end_of_turn or _UNSAID)[2]
+        for turn in added:
+            if not after or not self._shows(turn, after):
+                raise UserError(
+                    f"the chat template leaves out what the {turn.role} says after an answer",
+                    file=record.file,
+                    line=record.line,
+                )
+        return after
 
     @property
     def shows_schemas(self) -> bool:
         """Whether the tools that a record brings reach the model."""
         return "schemas" not in self._dropped
+
+    def _shows(self, turn: Message, text: str) -> bool:
+        words = self.neutral(turn.content.rpartition("</think>")[2].strip())
+        return words in text or json.dumps(words, ensure_ascii=False)[1:-1] in text
 
     def _stretch(
         self, record: Record, chat: list[dict[str, Any]], tools: list[dict[str, Any]] | None, text: str, place: int

@@ -43,7 +43,7 @@ class EngineOptions:
     threads: OpenMP threads, by default the cores less one, which is
     left to HTTP. logprobs: `processed` are those of the distribution sampled from, after temperature, top-k and top-p;
     `raw` are the model's own. isolate: the core in a process of its own; by default only on a GPU. takes_weights:
-    they can be replaced while it runs.
+    they can be replaced while it runs. tensor_parallel: GPUs over which the model is shared out.
     """
 
     dtype: Dtype = "auto"
@@ -58,6 +58,7 @@ class EngineOptions:
     logprobs: Literal["raw", "processed"] = "raw"
     isolate: bool | None = None
     takes_weights: bool = False
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.dtype not in (known := ("auto", "float32", "bfloat16", "float16")):
@@ -140,6 +141,8 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
             # An adapter pushed out of this cache is read again from its folder, which may be gone by then: keep all.
             "max_cpu_loras": max(2 * options.max_loras, options.max_adapters),
         }
+    if options.tensor_parallel > 1:
+        arguments["tensor_parallel_size"] = options.tensor_parallel
     if options.takes_weights:
         arguments["weight_transfer_config"] = {"backend": "file"}
     if device() == "cpu":

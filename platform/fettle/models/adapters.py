@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from fettle.models.tied import untie
 from fettle.models.virtual_tokens import over_packed_rows
 from fettle.recipe.adapter import AdapterSpec
 
+BESIDE = "critic"
+"""What a part of the model is called that learns beside the adapter and is none of it: rl/critic.py."""
 _PREFIX_STD = 0.02  # of keys and values; PEFT's own 1 drowns what the model attends to
 
 
@@ -81,11 +85,23 @@ def restore(model: PeftModel, folder: Path) -> None:
     if isinstance(model, BottleneckModel):
         model.restore(state)
         return
-    own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    head = getattr(model, "modules_to_save", None) or ()
-    if lacking := [name for name in own if name not in state and not any(f".{part}." in name for part in head)]:
-        raise UserError(f"this adapter was not made for this model: it has no {lacking[0]}", file=folder)
-    set_peft_model_state_dict(model, own | state | _rows_carried_over(model, own, state, folder))
+    with alone(model):
+        own = get_peft_model_state_dict(model, save_embedding_layers=False)
+        head = getattr(model, "modules_to_save", None) or ()
+        if lacking := [name for name in own if name not in state and not any(f".{part}." in name for part in head)]:
+            raise UserError(f"this adapter was not made for this model: it has no {lacking[0]}", file=folder)
+        set_peft_model_state_dict(model, own | state | _rows_carried_over(model, own, state, folder))
+
+
+@contextmanager
+def alone(model: Any) -> Iterator[None]:
+    """What learns beside the adapter is not in the model inside: PEFT would take it for a part of the adapter."""
+    part = model._modules.pop(BESIDE, None)
+    try:
+        yield
+    finally:
+        if part is not None:
+            model.add_module(BESIDE, part)
 
 
 def merged(model: PreTrainedModel, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -16,13 +16,13 @@ from fettle.models.ia3 import ia3_places
 from fettle.models.mergeable import why_beside_for_good
 from fettle.models.packed import why_not_packed
 from fettle.pipeline.origin import Origin
-from fettle.pipeline.planned import PlannedStage
+from fettle.pipeline.planned import PlannedLearning
 from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
-from fettle.recipe.stages import TrainingStage
+from fettle.recipe.stages import LearningStage
 
 
-def adapter_of(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterSpec:
+def adapter_of(recipe: Recipe, stage: LearningStage, origin: Origin) -> AdapterSpec:
     """The stage's adapter. Raises UserError where it does not go with what the stage begins from."""
     adapter = stage.adapter or recipe.adapter
 
@@ -51,7 +51,7 @@ def adapter_of(recipe: Recipe, stage: TrainingStage, origin: Origin) -> AdapterS
     return adapter
 
 
-def check_adapter(recipe: Recipe, stage: PlannedStage) -> None:
+def check_adapter(recipe: Recipe, stage: PlannedLearning) -> None:
     """Raises UserError where the model has no place for the stage's adapter, or a setting does not go with it."""
     adapter, root = stage.adapter, stage.origin.root
     at = f"stages.{stage.spec.name}.adapter" if stage.spec.adapter else "adapter"
@@ -102,7 +102,7 @@ def _written(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else "absent" if value is None else str(value)
 
 
-def _why_no_learned_tokens(stage: PlannedStage, count: int) -> str | None:
+def _why_no_learned_tokens(stage: PlannedLearning, count: int) -> str | None:
     """Why the model cannot have learned tokens before every record of a row."""
     root = stage.origin.root
     if family_of(root) != "causal":

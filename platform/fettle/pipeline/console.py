@@ -77,9 +77,11 @@ class ProgressLine:
 
 
 def describe(name: str, rows: Sequence[StepRow]) -> str:
-    """`domain  step 12/90  loss 3.21  8,400 tokens/s  1 min 10 s left`, speed over the last twenty steps."""
+    """`domain  step 12/90  loss 3.21  8,400 tokens/s  1 min 10 s left`, speed over the last twenty steps; where answers
+    are rewarded, their reward in place of the loss."""
     last, recent = rows[-1], rows[-21:]
-    head = f"{name:<12} step {last.step}/{last.steps}  loss {last.loss:.3f}"
+    told = f"loss {last.loss:.3f}" if last.reward is None else f"reward {last.reward:.3f}"
+    head = f"{name:<12} step {last.step}/{last.steps}  {told}"
     if len(rows) == 1:  # the first step warms up; its speed says nothing
         return head
     speed = sum(row.tokens for row in recent[1:]) / max(last.seconds - recent[0].seconds, 1e-9)

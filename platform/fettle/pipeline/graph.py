@@ -18,8 +18,9 @@ from fettle.pipeline.distilling import folder_teacher
 from fettle.pipeline.from_nothing import fresh_origin
 from fettle.pipeline.merging import plan_merge
 from fettle.pipeline.origin import Origin, folder_origin
-from fettle.pipeline.planned import Planned, PlannedSource, PlannedStage, hash_of
+from fettle.pipeline.planned import Planned, PlannedRl, PlannedSource, PlannedStage, hash_of
 from fettle.pipeline.quantizing import plan_quantize
+from fettle.pipeline.reinforcing import plan_rl
 from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.data import DataSpec
@@ -28,7 +29,8 @@ from fettle.recipe.from_nothing import FromNothing
 from fettle.recipe.kinds import YIELDS_MODEL
 from fettle.recipe.merge import MergeStage
 from fettle.recipe.quantize import QuantizeStage
-from fettle.recipe.stages import StageBase, TrainingStage
+from fettle.recipe.rl import RlStage
+from fettle.recipe.stages import LearningStage, StageBase, TrainingStage
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
@@ -48,6 +50,8 @@ def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Pla
             planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned, out), out)
         elif isinstance(stage, QuantizeStage):
             planned[stage.name] = plan_quantize(recipe, stage, _origins(recipe, stage, planned, out)[0], out)
+        elif isinstance(stage, RlStage):
+            planned[stage.name] = _plan_rl(recipe, stage, planned, out)
         else:
             planned[stage.name] = _plan_stage(recipe, stage, planned, out)
         if stage.name == until:
@@ -107,15 +111,36 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
     )
 
 
+def _plan_rl(recipe: Recipe, stage: RlStage, earlier: dict[str, Planned], out: Path) -> PlannedRl:
+    at = f"stages.{stage.name}"
+    (origin,) = _origins(recipe, stage, earlier, out)
+    adapter = adapter_of(recipe, stage, origin)
+    heldout = None
+    if stage.heldout is not None and stage.heldout.data is not None:
+        heldout = _source(recipe, f"{at}.heldout.data", stage.heldout.data, 1.0)
+    return plan_rl(
+        recipe,
+        stage,
+        origin,
+        adapter,
+        _max_length(recipe, stage, origin.root, adapter),
+        tuple(_source(recipe, f"{at}.prompts", spec, 1.0) for spec in stage.prompts),
+        heldout,
+        earlier,
+        out,
+    )
+
+
 def _origins(recipe: Recipe, stage: StageBase, earlier: dict[str, Planned], out: Path) -> list[Origin]:
     """What the stage begins from, under the recipe's chat template; a merge may begin from several adapters."""
     at = f"stages.{stage.name}"
     if isinstance(stage, MergeStage) and stage.adapters is not None:
         named = [(one.from_, f"{at}.adapters.{number}.from") for number, one in enumerate(stage.adapters)]
         origins = [_origin(recipe, stage, name, field, earlier, out) for name, field in named]
-    elif isinstance(stage, TrainingStage) and stage.base is not None:
+    elif isinstance(stage, LearningStage) and stage.base is not None:
         where: dict[str, Any] = recipe.where(f"{at}.base")
-        origins = [_base(recipe, stage.base, stage, out, **where)]
+        first = stage if isinstance(stage, TrainingStage) else None
+        origins = [_base(recipe, stage.base, first, out, **where)]
     else:
         origins = [_origin(recipe, stage, stage.from_, f"{at}.from", earlier, out)]
     template = _template(recipe)
@@ -169,7 +194,7 @@ def _base(recipe: Recipe, base: str | FromNothing, first: TrainingStage | None, 
     return fresh_origin(recipe, base, sources, out, _template(recipe), **where)
 
 
-def _max_length(recipe: Recipe, stage: TrainingStage, root: Path, adapter: AdapterSpec) -> int:
+def _max_length(recipe: Recipe, stage: LearningStage, root: Path, adapter: AdapterSpec) -> int:
     positions = room_for(adapter, root)
     beside = f" beside the adapter's {adapter.tokens}" if adapter.tokens else ""
     if stage.max_length is not None and stage.max_length > positions:

@@ -15,7 +15,8 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
 from fettle.recipe.merge import MergeStage
 from fettle.recipe.quantize import QuantizeStage
-from fettle.recipe.stages import StageBase, TrainingStage
+from fettle.recipe.rl import RlStage
+from fettle.recipe.stages import LearningStage, StageBase, TrainingStage
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,12 @@ class Planned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedStage(Planned):
-    """A stage that trains. teacher: of a distillation."""
+class PlannedLearning(Planned):
+    """A stage that changes weights, whatever it learns from."""
 
-    spec: TrainingStage
+    spec: LearningStage
     adapter: AdapterSpec
-    sources: tuple[PlannedSource, ...]
-    heldout: PlannedSource | None
     max_length: int
-    teacher: Origin | None = None
 
     @property
     def base(self) -> Path:
@@ -83,6 +81,28 @@ class PlannedStage(Planned):
         return replace(
             self.origin, base=self.base, identity=self.fingerprint, adapter=self.artifact, adapter_spec=self.adapter
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage(PlannedLearning):
+    """A stage that learns from records. teacher: of a distillation."""
+
+    spec: TrainingStage
+    sources: tuple[PlannedSource, ...]
+    heldout: PlannedSource | None
+    teacher: Origin | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRl(PlannedLearning):
+    """A stage of reinforcement learning. models: the reward models' folders, by what the recipe calls them. critic: the
+    folder that the critic begins as."""
+
+    spec: RlStage
+    prompts: tuple[PlannedSource, ...]
+    heldout: PlannedSource | None
+    models: tuple[tuple[str, Path], ...]
+    critic: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)

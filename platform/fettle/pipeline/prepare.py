@@ -28,8 +28,9 @@ from fettle.pipeline.headed import check_head, check_margins
 from fettle.pipeline.heldout import check_early_stop
 from fettle.pipeline.layers import check_layers
 from fettle.pipeline.merging import merge_job
-from fettle.pipeline.planned import Planned, PlannedMerge, PlannedQuantize, PlannedSource, PlannedStage
+from fettle.pipeline.planned import Planned, PlannedMerge, PlannedQuantize, PlannedRl, PlannedSource, PlannedStage
 from fettle.pipeline.quantizing import quantize_job
+from fettle.pipeline.reinforcing import check_rl, rl_job
 from fettle.recipe import Recipe
 from fettle.recipe.kinds import ClassifyStage
 from fettle.recipe.stages import TrainingStage
@@ -74,6 +75,11 @@ def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list
     for rounding in (stage for stage in stages if isinstance(stage, PlannedQuantize)):
         tokenizer = tokenizers[rounding.origin.root, rounding.origin.chat_template]
         jobs[rounding.spec.name] = quantize_job(recipe, rounding, end_ids(tokenizer))
+    for reinforced in (stage for stage in stages if isinstance(stage, PlannedRl)):
+        tokenizer = tokenizers[reinforced.origin.root, reinforced.origin.chat_template]
+        check_adapter(recipe, reinforced)
+        notes += check_rl(recipe, reinforced, tokenizer)
+        jobs[reinforced.spec.name] = rl_job(recipe, reinforced, tokenizer, end_ids(tokenizer))
     for stage in training:
         tokenizer = tokenizers[stage.origin.root, stage.origin.chat_template]
         encoder = Encoder(stage, tokenizer, labels[stage.spec.name])

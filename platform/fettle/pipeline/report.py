@@ -15,7 +15,12 @@ from fettle.artifact import read_artifact, replace_text
 from fettle.pipeline.evaluation import Comparison, Evaluation
 from fettle.pipeline.planned import Planned
 from fettle.recipe import Recipe
+from fettle.rl.charts import figure
+from fettle.rl.recorder import ITERATIONS, read_rows
 from fettle.train.progress import StepRow, curve
+
+
+_OF_RL = ("iterations", "reward", "kl", "gap", "phases")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class StageReport:
     loss: dict[str, float | None]
     unit: str = "token"
     measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    iterations: int | None = None
+    reward: dict[str, float | None] | None = None
+    kl: float | None = None
+    gap: dict[str, float | None] | None = None
+    phases: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,23 @@ def make_report(
 def write_report(report: Report, stages: Sequence[Planned]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
+    for row in told["stages"]:
+        for name in _OF_RL:
+            if row[name] is None and row["kind"] != "rl":
+                del row[name]
     replace_text(report.out / "report.json", json.dumps(told, indent=2) + "\n")
     pairs = zip(stages, report.stages, strict=True)
-    curves = [_svg(curve(stage.folder / "progress.jsonl"), row) if row.steps else "" for stage, row in pairs]
+    curves = [_curve(stage, row) for stage, row in pairs]
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
     replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses, score=_score))
+
+
+def _curve(stage: Planned, row: StageReport) -> str:
+    if row.reward is None:
+        return _svg(curve(stage.folder / "progress.jsonl"), row) if row.steps else ""
+    told = [(0, row.reward["heldout_before"]), (row.iterations or 0, row.reward["heldout_after"])]
+    heldout = [(done, value) for done, value in told if value is not None]
+    return figure(read_rows(stage.folder / ITERATIONS), heldout)
 
 
 def table(report: Report) -> Table:
@@ -118,9 +140,12 @@ def _score(evaluation: Evaluation, name: str) -> str:
 
 
 def _losses(row: StageReport) -> tuple[str, str]:
+    """Of training and held out; of reinforcement learning the rewards."""
+    told, name = (row.loss, "") if row.reward is None else (row.reward, "reward ")
+
     def pair(one: str, other: str) -> str:
-        first, last = row.loss[one], row.loss[other]
-        return "–" if first is None or last is None else f"{first:.2f} → {last:.2f}"
+        first, last = told[one], told[other]
+        return "–" if first is None or last is None else f"{name}{first:.2f} → {last:.2f}"
 
     return pair("first", "last"), pair("heldout_before", "heldout_after")
 

@@ -22,11 +22,12 @@ from fettle.models.family import family_of
 from fettle.pipeline.console import ProgressLine, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.graph import plan_stages
-from fettle.pipeline.planned import Planned, PlannedStage
+from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.report import Report, evaluation_table, make_report, table, write_report
 from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
+from fettle.rl.stage import rl
 from fettle.serving.weights import why_not_applied
 from fettle.signals import interruptible
 from fettle.train.checkpoint import Fence
@@ -48,6 +49,7 @@ STAGES: dict[str, StageFunction] = {
     "classify": classify,
     "preference": preference,
     "reward": reward,
+    "rl": rl,
     "distill": distill,
     "merge": merge,
     "quantize": quantize,
@@ -75,7 +77,7 @@ def run(
         waiting = [stage for stage in stages if not stage.is_done]
         for stage in waiting:
             check_cpus(loaded, stage.spec, stage.cluster)
-        keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedStage) else None for stage in waiting]
+        keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedLearning) else None for stage in waiting]
         check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
         check_evaluations(loaded, stages)
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:

@@ -9,7 +9,15 @@ from fettle.recipe.spec import Spec, check_keys, with_defaults
 AlgorithmKind = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "raft"]
 Estimator = Literal["k1", "k2", "k3"]
 _CLIP: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None, "importance_cap": 2.0}
-_GAE: dict[str, Any] = {"gamma": 1.0, "gae_lambda": 0.95, "value_clip": 0.2, "value_coef": 0.1, "whiten": True}
+_GAE: dict[str, Any] = {
+    "gamma": 1.0,
+    "gae_lambda": 0.95,
+    "value_clip": 0.2,
+    "value_coef": 0.1,
+    "whiten": True,
+    "critic": None,
+    "critic_lr": None,
+}
 _KINDS: dict[str, dict[str, Any]] = {
     "ppo": _CLIP | _GAE,
     "grpo": _CLIP | {"level": "token", "average": "answers"},
@@ -73,6 +81,11 @@ class AlgorithmSpec(Spec):
     """ppo: by how much a value may move in an iteration; 0.2 by default, null = without end."""
     value_coef: float | None = Field(None, gt=0)
     """ppo: weight of the critic's loss; 0.1 by default."""
+    critic: str | None = None
+    """ppo: the earlier reward stage, or the reward model's folder, that the critic begins as; by default the model that
+    the policy begins from, under a new head."""
+    critic_lr: float | None = Field(None, gt=0)
+    """ppo: the critic's peak learning rate; ten times `lr` by default."""
     whiten: bool | None = None
     """ppo: advantages are made to have mean 0 and variance 1 over an iteration's tokens; true by default."""
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from fettle.errors import UserError
 from fettle.recipe.cluster import ClusterSpec
-from fettle.recipe.stages import TrainingStage
+from fettle.recipe.rl import RlStage
+from fettle.recipe.stages import LearningStage, TrainingStage
 
 if TYPE_CHECKING:
     from fettle.recipe.top import Recipe
@@ -18,7 +19,7 @@ _BY_SHAPE = ("adafactor", "muon")
 def check_combinations(recipe: Recipe) -> None:
     """Raises UserError at the first stage whose optimizer or adapter its worker group does not work with."""
     for stage in recipe.stages:
-        if not isinstance(stage, TrainingStage):
+        if not isinstance(stage, LearningStage):
             continue
         cluster = stage.cluster or recipe.cluster
         kind = stage.optimizer.kind
@@ -42,7 +43,7 @@ def check_combinations(recipe: Recipe) -> None:
         _check_bits(recipe, stage, cluster)
 
 
-def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+def _check_turns(recipe: Recipe, stage: LearningStage, cluster: ClusterSpec) -> None:
     """Raises UserError where LISA cannot change the layers it trains, or never would."""
     adapter = stage.adapter or recipe.adapter
     if adapter.kind != "lisa":
@@ -57,6 +58,7 @@ def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
             fix="set cluster.zero: 0 (several workers work too), or adapter: freeze or lora",
         )
     assert adapter.every is not None
+    assert isinstance(stage, (TrainingStage, RlStage))
     if stage.max_steps is not None and stage.max_steps <= adapter.every:
         raise UserError(
             f"lisa would choose layers every {adapter.every} steps, and the stage has {stage.max_steps}",
@@ -66,7 +68,7 @@ def _check_turns(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
         )
 
 
-def _check_ratio(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+def _check_ratio(recipe: Recipe, stage: LearningStage, cluster: ClusterSpec) -> None:
     """Raises UserError where LoRA+ cannot give the matrices B a rate of their own, or it would mean nothing."""
     adapter, kind = stage.adapter or recipe.adapter, stage.optimizer.kind
     if adapter.lr_ratio is None or not (cluster.offload or kind in _BY_SHAPE):
@@ -84,7 +86,7 @@ def _check_ratio(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> 
     )
 
 
-def _check_bits(recipe: Recipe, stage: TrainingStage, cluster: ClusterSpec) -> None:
+def _check_bits(recipe: Recipe, stage: LearningStage, cluster: ClusterSpec) -> None:
     """Raises UserError where ZeRO 3 would have to share out weights of a few bits."""
     adapter = stage.adapter or recipe.adapter
     if adapter.bits is None or cluster.zero < 3:

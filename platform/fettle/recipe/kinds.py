@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from fettle.recipe.distill import DistillStage
 from fettle.recipe.merge import MergeStage
 from fettle.recipe.quantize import QuantizeStage
+from fettle.recipe.rl import RlStage
 from fettle.recipe.stages import StageBase, TrainingStage
 
 
@@ -113,7 +114,7 @@ class ClassifyStage(_WholeRecordsStage):
     fine-tuning: ULMFiT, section 3.2, uses 1 / 2.6)."""
 
 
-YIELDS_MODEL = ("pretrain", "sft", "preference", "distill", "merge")
+YIELDS_MODEL = ("pretrain", "sft", "preference", "rl", "distill", "merge")
 """Kinds of stages whose result is a language model, from which any other may begin."""
 OF_PARTS = ("preference", "reward", "classify")
 """Kinds of stages that learn from a record as a whole: its answers together, or its text with its label."""
@@ -123,6 +124,7 @@ Stage = Annotated[
     | PreferenceStage
     | RewardStage
     | ClassifyStage
+    | RlStage
     | DistillStage
     | MergeStage
     | QuantizeStage,
@@ -134,6 +136,7 @@ STAGE_SPECS: dict[str, type[StageBase]] = {
     "preference": PreferenceStage,
     "reward": RewardStage,
     "classify": ClassifyStage,
+    "rl": RlStage,
     "distill": DistillStage,
     "merge": MergeStage,
     "quantize": QuantizeStage,

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.algorithm import AlgorithmSpec, KlSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
 from fettle.recipe.evaluate import EvaluateSpec
@@ -16,9 +17,12 @@ from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS
 from fettle.recipe.merge import WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
+from fettle.recipe.rewards import RewardSpec
+from fettle.recipe.rl import GapSpec, RecorderSpec, RolloutSpec
 from fettle.recipe.stages import (
     BatchSpec,
     CheckpointSpec,
+    LearningStage,
     StageBase,
     TrainingStage,
 )
@@ -34,8 +38,15 @@ any key; a stage is named by its `name`. A key without a default is required.
 _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("Top", Recipe, ""),
     ("Every stage", StageBase, "stages.NAME."),
-    ("Every stage that trains", TrainingStage, "stages.NAME."),
+    ("Every stage that trains", LearningStage, "stages.NAME."),
+    ("Every stage that learns from records", TrainingStage, "stages.NAME."),
     *((f"`kind: {kind}`", spec, "stages.NAME.") for kind, spec in STAGE_SPECS.items()),
+    ("`algorithm`", AlgorithmSpec, "stages.NAME.algorithm."),
+    ("`rewards`, `judges`", RewardSpec, "stages.NAME.rewards.N."),
+    ("`rollout`", RolloutSpec, "stages.NAME.rollout."),
+    ("`kl`", KlSpec, "stages.NAME.kl."),
+    ("`gap`", GapSpec, "stages.NAME.gap."),
+    ("`recorder`", RecorderSpec, "stages.NAME.recorder."),
     ("`adapters`", WeightedAdapter, "stages.NAME.adapters.N."),
     ("`base`, from nothing", FromNothing, "base."),
     ("`tokenizer`", TokenizerSpec, "base.tokenizer."),
@@ -94,6 +105,8 @@ def _type(schema: dict[str, Any]) -> str:
     if "const" in schema or "enum" in schema:
         values = schema.get("enum", [schema.get("const")])
         return " or ".join(f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in values)
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(one) for one in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
     return _WORDS.get(str(schema.get("type")), "")

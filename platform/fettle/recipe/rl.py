@@ -4,13 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.algorithm import LEAST_SAMPLES, AlgorithmSpec, KlSpec, kl_defaults
 from fettle.recipe.data import HeldoutSpec, Source
-from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.recipe.rewards import RewardSpec, check_parts
 from fettle.recipe.spec import Spec, as_kind
-from fettle.recipe.stages import BatchSpec, CheckpointSpec, StageBase
+from fettle.recipe.stages import BatchSpec, CheckpointSpec, LearningStage
 
 
 class RolloutSpec(Spec):
@@ -20,7 +18,7 @@ class RolloutSpec(Spec):
     """vLLM engines that generate side by side."""
     prompts: int = Field(16, ge=1)
     """Prompts of an iteration."""
-    samples_per_prompt: int = Field(8, ge=1)
+    samples_per_prompt: int = Field(8, ge=1, le=64)
     """Answers to each of them."""
     max_new_tokens: int = Field(64, ge=1)
     """Where an answer is broken off."""
@@ -29,6 +27,34 @@ class RolloutSpec(Spec):
     top_p: float = Field(1.0, gt=0, le=1)
     """Each token is drawn from the likeliest ones that together have this probability. Below 1 the sampler is no longer
     the policy that learns, which importance weights only partly put right."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs of each engine, over which it shares out the model."""
+    sync_timeout_s: float = Field(300.0, gt=0)
+    """Seconds in which all engines must have taken new weights."""
+
+
+class GapSpec(Spec):
+    """How far sampler and learner may be apart: the mean over an iteration of |Δ log-probability|, in nats a token."""
+
+    warn: float = Field(0.02, gt=0)
+    """From here on it is told."""
+    stop: float = Field(0.2, gt=0)
+    """From here on the run stops, with the reason."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "GapSpec":
+        if self.stop < self.warn:
+            raise ValueError(f"stop {self.stop:g} is below warn {self.warn:g}")
+        return self
+
+
+class RecorderSpec(Spec):
+    """What is kept of each iteration, beside its row of figures."""
+
+    samples: int = Field(2, ge=0)
+    """Answers that are kept word for word in the row."""
+    batches: int = Field(20, ge=1)
+    """The newest so many iterations can be replayed: their rollouts stay on the disk, and of an adapter its weights."""
 
 
 def _as_sources(value: object) -> object:
@@ -62,7 +88,7 @@ def _num_learned(kind: str, rollout: RolloutSpec) -> int:
     return rollout.prompts * (1 if kind == "raft" else rollout.samples_per_prompt)
 
 
-class RlStage(StageBase):
+class RlStage(LearningStage):
     """Reinforcement learning: answers are sampled from the policy, scored by rewards, and made more or less likely."""
 
     kind: Literal["rl"]
@@ -75,6 +101,8 @@ class RlStage(StageBase):
     """A file, or a list of files, of records with a prompt; their other columns go to the reward functions."""
     rewards: tuple[RewardSpec, ...] = Field(min_length=1)
     """What answers are rewarded for; the reward is the weighted sum."""
+    judges: tuple[RewardSpec, ...] = ()
+    """Rewards that are watched and never learned from; a reward that rises while a judge falls is told."""
     rollout: RolloutSpec = RolloutSpec()
     """How answers are sampled."""
     iterations: int = Field(ge=1)
@@ -86,29 +114,25 @@ class RlStage(StageBase):
     """What holds the policy to what it was at the beginning of the stage."""
     environment: str | None = Field(None, pattern=r"^.+\.py:[A-Za-z_][A-Za-z0-9_]*$")
     """`file.py:Class`, whose messages answer the policy's, turn after turn."""
+    max_turns: int | None = Field(None, ge=2)
+    """With an environment: answers of the policy in one rollout, at most; 8 by default."""
     heldout: HeldoutSpec | None = None
     """Prompts on which the reward is measured before and after; by default 2 % of them, at most 200."""
     lr: float = Field(1e-6, gt=0)
     """Peak learning rate."""
-    optimizer: Annotated[OptimizerSpec, BeforeValidator(as_kind)] = OptimizerSpec()
-    """What turns gradients into steps; `optimizer: sgd` is enough to name the kind."""
-    schedule: Annotated[ScheduleSpec, BeforeValidator(as_kind)] = ScheduleSpec()
-    """How the learning rate goes; `schedule: linear` is enough to name the kind."""
     batch: BatchSpec = BatchSpec(sequences=128)
     """What one optimizer step learns from, in `sequences`: an iteration's rollouts, or a part of them; by default
     all."""
-    gradient_checkpointing: bool | None = None
-    """Compute each layer's inside again on the way back instead of keeping it. By default on GPUs only."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of the longest prompt with its answer; by default the model's positions, at most 2048."""
     packing: bool | None = None
     """Several rollouts in one row, none seeing another; false pads instead. By default true where the model can."""
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    """How often to save, and how much to keep."""
-    merge_first: bool = False
-    """Merge the adapter this stage begins from into its base, and train on from full weights."""
-    adapter: Annotated[AdapterSpec | None, BeforeValidator(as_kind)] = None
-    """This stage's own adapter."""
+    checkpoint: CheckpointSpec = CheckpointSpec(every=10)
+    """How often to save, at ends of iterations, and how much to keep."""
+    gap: GapSpec = GapSpec()
+    """What is done where sampler and learner do not agree."""
+    recorder: RecorderSpec = RecorderSpec()
+    """What is kept of each iteration."""
 
     @property
     def num_learned(self) -> int:
@@ -120,6 +144,16 @@ class RlStage(StageBase):
         """Optimizer steps after each generation."""
         assert self.batch.sequences is not None
         return self.num_learned // self.batch.sequences * self.algorithm.epochs
+
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """`checkpoint.every`, rounded up to whole iterations."""
+        return -(-self.checkpoint.every // self.steps_per_iteration) * self.steps_per_iteration
+
+    @property
+    def turns(self) -> int:
+        """Answers of the policy in one rollout, at most."""
+        return 1 if self.environment is None else self.max_turns or 8
 
     @property
     def max_steps(self) -> int:
@@ -134,8 +168,6 @@ class RlStage(StageBase):
     @model_validator(mode="after")
     def _keys_that_go_together(self) -> "RlStage":
         kind = self.algorithm.kind
-        if self.from_ is not None and self.base is not None:
-            raise ValueError("give either from (go on from a stage) or base (begin from a model)")
         if self.rollout.samples_per_prompt < LEAST_SAMPLES[kind]:
             raise ValueError(
                 f"{kind} compares the answers to a prompt, and rollout.samples_per_prompt is"
@@ -153,5 +185,7 @@ class RlStage(StageBase):
                 f"max_length {self.max_length} leaves no room for a prompt before {self.rollout.max_new_tokens} new"
                 " tokens; give a larger max_length, or a smaller rollout.max_new_tokens"
             )
-        check_parts(self.rewards)
+        if self.max_turns is not None and self.environment is None:
+            raise ValueError("max_turns has no effect without an environment")
+        check_parts((*self.rewards, *self.judges))
         return self

@@ -59,15 +59,11 @@ class StageBase(Spec):
     """This stage's own worker group."""
 
 
-class TrainingStage(StageBase):
-    """The keys of every stage that trains."""
+class LearningStage(StageBase):
+    """The keys of every stage that changes weights, whatever it learns from."""
 
     base: Base | None = None
     """Begin from this model instead of an earlier stage's; or from nothing."""
-    data: Annotated[tuple[DataSpec, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
-    """A file, or a list of files with weights; epochs count the first."""
-    replay: ReplaySpec | None = None
-    """Earlier or general data mixed in."""
     heldout: HeldoutSpec | None = None
     """On what the loss is measured before and after; by default 2 % of the records, at most 200."""
     lr: float = Field(2e-4, gt=0)
@@ -76,15 +72,9 @@ class TrainingStage(StageBase):
     """What turns gradients into steps; `optimizer: sgd` is enough to name the kind."""
     schedule: Annotated[ScheduleSpec, BeforeValidator(as_kind)] = ScheduleSpec()
     """How the learning rate goes; `schedule: linear` is enough to name the kind."""
-    early_stop: EarlyStopSpec | None = None
-    """End the stage when its held-out loss no longer falls; by default it takes all its steps."""
     gradient_checkpointing: bool | None = None
     """Compute each layer's inside again on the way back instead of keeping it: less memory, the same losses, about a
     third more time. By default on GPUs only."""
-    epochs: float | None = Field(None, gt=0)
-    """Passes over the first source; 1 unless `max_steps` is given."""
-    max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps; the data is repeated or cut to fit."""
     batch: BatchSpec = BatchSpec(tokens=8192)
     """What one optimizer step learns from."""
     max_length: int | None = Field(None, ge=8)
@@ -92,11 +82,6 @@ class TrainingStage(StageBase):
     packing: bool | None = None
     """Several records in one row, none seeing another; false pads instead. By default true where the model and the
     adapter can."""
-    streaming: bool = False
-    """Encode records while training, instead of all of them before: for sets too large for the disk. Needs `max_steps`,
-    and files of lines (.jsonl, or .txt with `split: lines`)."""
-    on_long: Literal["cut", "skip", "error"] = "cut"
-    """What to do with a longer record (raw text is split, never cut)."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """How often to save, and how much to keep."""
     merge_first: bool = False
@@ -106,17 +91,46 @@ class TrainingStage(StageBase):
 
     @property
     def num_checkpoints(self) -> int:
+        """Checkpoints that may lie on the disk: the newest."""
+        return self.checkpoint.keep
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "LearningStage":
+        if self.from_ is not None and self.base is not None:
+            raise ValueError("give either from (go on from a stage) or base (begin from a model)")
+        return self
+
+
+class TrainingStage(LearningStage):
+    """The keys of every stage that learns from records."""
+
+    data: Annotated[tuple[DataSpec, ...], BeforeValidator(_as_sources)] = Field(min_length=1)
+    """A file, or a list of files with weights; epochs count the first."""
+    replay: ReplaySpec | None = None
+    """Earlier or general data mixed in."""
+    early_stop: EarlyStopSpec | None = None
+    """End the stage when its held-out loss no longer falls; by default it takes all its steps."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the first source; 1 unless `max_steps` is given."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps; the data is repeated or cut to fit."""
+    streaming: bool = False
+    """Encode records while training, instead of all of them before: for sets too large for the disk. Needs `max_steps`,
+    and files of lines (.jsonl, or .txt with `split: lines`)."""
+    on_long: Literal["cut", "skip", "error"] = "cut"
+    """What to do with a longer record (raw text is split, never cut)."""
+
+    @property
+    def num_checkpoints(self) -> int:
         """Checkpoints that may lie on the disk: the newest, and the best where that one is kept."""
         return self.checkpoint.keep + (self.early_stop is not None and self.early_stop.keep == "best")
 
     @model_validator(mode="after")
-    def _one_length_and_one_origin(self) -> "TrainingStage":
+    def _one_length(self) -> "TrainingStage":
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give either epochs or max_steps")
         if self.streaming and self.max_steps is None:
             raise ValueError("streaming needs max_steps: the number of steps is not known before all is read")
         if self.early_stop is not None and self.max_steps is not None and self.early_stop.every >= self.max_steps:
             raise ValueError(f"early_stop has no effect: its first measurement is after all {self.max_steps} steps")
-        if self.from_ is not None and self.base is not None:
-            raise ValueError("give either from (go on from a stage) or base (begin from a model)")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,38 @@ POLICY = "policy"  # what an adapter is called in the engine
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Fixed texts, and the log-probability in nats of each token but the first by the learner's policy."""
+
+    texts: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Version:
     """Weights of the policy. number: from 0, which is the base as it lies on the disk. path: of full weights (a
-    safetensors file), or of an adapter's folder; never changed once an engine was told of it."""
+    safetensors file), or of an adapter's folder; never changed once an engine was told of it. checksum: of the
+    safetensors file, None where it is not looked at. probe: by which it is told whether these are the learner's."""
 
     number: int = 0
     path: Path | None = None
     is_adapter: bool = False
+    checksum: int | None = None
+    probe: Probe | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The safetensors file."""
+        return self.path / "adapter_model.safetensors" if self.path is not None and self.is_adapter else self.path
+
+
+def checksum_of(file: Path) -> int:
+    """CRC-32 of a file: against what is torn or not yet there, at gigabytes a second."""
+    found = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            found = zlib.crc32(block, found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -48,26 +74,30 @@ class EngineActor:
         print_into(log)
         self._engine = start_engine(model, options)
         self._version: Version | None = Version()  # None: it may hold parts of several
+        self._probed = 0.0
 
     def process(self) -> int:
         """The process's number; answers when the engine is there."""
         return os.getpid()
 
-    def take(self, version: Version) -> None:
-        """Answers by `version` from now on. Raises UserError or FettleError with vLLM's reason where it cannot; then
-        nothing is answered until a version was taken."""
+    def take(self, version: Version) -> float:
+        """Answers by `version` from now on; gives the largest difference from its probe, in nats. Raises UserError or
+        FettleError with vLLM's reason where it cannot; then nothing is answered until a version was taken."""
         if version == self._version:
-            return
+            return self._probed
         if version.path is None:
             raise FettleError("an engine does not go back to its base")
         self._version = None
+        self._check(version)
         if version.is_adapter:
             replaced = self._engine.add_adapter(POLICY, version.path)
             if replaced is not None:
                 self._engine.drop_version(replaced)
         else:
             self._engine.take_weights(version.path)
+        self._probed = self._difference(version)
         self._version = version
+        return self._probed
 
     def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
         """Each prompt's completions, in the prompts' order."""
@@ -81,3 +111,19 @@ class EngineActor:
             seeds=[one.seed for one in asked],
         )
         return [Answered(tuple(completions), version.number) for completions in found]
+
+    def _check(self, version: Version) -> None:
+        """Raises FettleError where the file is not the one that was written."""
+        assert version.file is not None
+        if version.checksum is not None and (found := checksum_of(version.file)) != version.checksum:
+            raise FettleError(
+                f"{version.file} has the checksum {found:08x}, and was written with {version.checksum:08x}"
+            )
+
+    def _difference(self, version: Version) -> float:
+        probe = version.probe
+        if probe is None:
+            return 0.0
+        found = self._engine.score(probe.texts, POLICY if version.is_adapter else None)
+        pairs = zip(found, probe.logprobs, strict=True)
+        return max(abs(mine - theirs) for one, other in pairs for mine, theirs in zip(one, other, strict=True))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,16 @@ class Judged:
     advantages: np.ndarray | None = None
     returns: np.ndarray | None = None
     weights: np.ndarray | None = None
+
+    @cached_property
+    def input_ids(self) -> np.ndarray:
+        """Prompt and answer, int32 [P + T]."""
+        return np.concatenate([self.rollout.prompt_ids, self.rollout.output_ids])
+
+    @cached_property
+    def loss_mask(self) -> np.ndarray:
+        """The mask with False for the prompt, bool [P + T]."""
+        return np.concatenate([np.zeros(len(self.rollout.prompt_ids), dtype=bool), self.rollout.mask])
 
     @property
     def policy(self) -> np.ndarray:

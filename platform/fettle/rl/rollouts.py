@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ class RolloutPool:
     """Answers prompts by the version of the policy that was last synced.
 
     model: folder of the base. engines: how many. resources: Ray's options of each actor, such as num_cpus and num_gpus.
-    start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version. logs: a folder.
+    start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version. most_apart: nats by
+    which an engine's log-probabilities may differ from a version's probe. logs: a folder.
 
     Raises FettleError where an engine does not start.
     """
@@ -38,8 +40,10 @@ class RolloutPool:
         resources: dict[str, Any] | None = None,
         start_timeout_s: float = 600,
         sync_timeout_s: float = 300,
+        most_apart: float = math.inf,
     ) -> None:
         self.version = Version()
+        self._most_apart = most_apart
         self._model, self._options, self._logs = model, options, logs
         self._resources = {"num_cpus": 0} | (resources or {})
         self._start_timeout_s, self._sync_timeout_s = start_timeout_s, sync_timeout_s
@@ -47,12 +51,15 @@ class RolloutPool:
         self._deaths = 0
         self.processes = [self._started(number) for number in range(engines)]
 
-    def sync(self, version: Version) -> None:
-        """Has all engines take a version; one that died is replaced.
+    def sync(self, version: Version) -> float:
+        """Has all engines take a version; one that died is replaced. Gives the largest difference of any engine's
+        log-probabilities from the version's probe, in nats.
 
-        Raises FettleError, with the engine's own reason, where one refuses it, or has not taken it in time.
+        Raises FettleError, with the engine's own reason, where one refuses it, has not taken it in time, or answers by
+        other weights.
         """
         self.version = version
+        apart = 0.0
         taken = [actor.take.remote(version) for actor in self._actors]
         _, late = ray.wait(taken, num_returns=len(taken), timeout=self._sync_timeout_s)
         if late:
@@ -63,12 +70,13 @@ class RolloutPool:
             )
         for number, one in enumerate(taken):
             try:
-                ray.get(one)
+                apart = max(apart, self._close_enough(number, ray.get(one)))
             except RayActorError as error:
                 self._replace(number, error)
             except RayTaskError as error:
                 reason = f"engine {number} did not take version {version.number} of the policy: {error.cause}"
                 raise FettleError(reason) from error
+        return apart
 
     def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
         """The completions of each prompt, in the prompts' order. What an engine was asked that died is asked again,
@@ -77,7 +85,8 @@ class RolloutPool:
         Raises FettleError where engines die one after the other, or with the engine's own reason.
         """
         found: dict[int, Answered] = {}
-        size = max(1, -(-len(asked) // (_BATCHES_AN_ENGINE * len(self._actors))))
+        batches = _BATCHES_AN_ENGINE * len(self._actors) if len(self._actors) > 1 else 1
+        size = max(1, -(-len(asked) // batches))
         left = deque(range(first, min(first + size, len(asked))) for first in range(0, len(asked), size))
         idle = list(range(len(self._actors)))
         under_way: dict[Any, tuple[int, range]] = {}
@@ -115,12 +124,21 @@ class RolloutPool:
         actor = self._actors[number]
         try:
             process = ray.get(actor.process.remote(), timeout=self._start_timeout_s)
-            ray.get(actor.take.remote(self.version), timeout=self._sync_timeout_s)
+            self._close_enough(number, ray.get(actor.take.remote(self.version), timeout=self._sync_timeout_s))
         except (RayActorError, RayTaskError, GetTimeoutError) as error:
             reason = getattr(error, "cause", None) or str(error).splitlines()[0]
             log = self._logs / f"engine-{number}.log"
             raise FettleError(f"engine {number} did not start: {reason}; see {log}") from error
         return int(process)
+
+    def _close_enough(self, number: int, apart: float) -> float:
+        if apart > self._most_apart or math.isnan(apart):
+            raise FettleError(
+                f"engine {number} took version {self.version.number} of the policy, and on fixed prompts its"
+                f" log-probabilities differ from the learner's by {apart:.3g} nats (at most {self._most_apart:g}):"
+                " it does not answer by these weights"
+            )
+        return apart
 
     def _replace(self, number: int, error: RayActorError) -> None:
         self._deaths += 1

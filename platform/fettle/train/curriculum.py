@@ -121,6 +121,11 @@ class StepsUnderway:
         self.lessons, self.start, self.cursor = lessons, start, cursor
         self._last: dict[int, Step[Encoded]] = {}
 
+    @property
+    def heldout(self) -> Sequence[Encoded]:
+        """What is measured on."""
+        return self.lessons.heldout
+
     def __len__(self) -> int:
         """Steps of the whole stage."""
         return self.lessons.num_steps
@@ -132,20 +137,20 @@ class StepsUnderway:
             self._last.pop(number - _REMEMBERED, None)
             yield step.examples
 
-    def __getitem__(self, number: int) -> Step[Encoded]:
-        """A step that was just handed out; the first is 1."""
-        return self._last[number]
+    def __getitem__(self, number: int) -> list[Encoded]:
+        """The examples of a step that was just handed out; the first is 1."""
+        return self._last[number].examples
+
+    def write(self, checkpoint: Path, number: int) -> None:
+        """Writes into the checkpoint of a step, which is not complete yet, where the stage's data goes on after it."""
+        told = json.dumps(asdict(self._last[number].after))
+        (checkpoint / CURSOR).write_text(told, encoding="utf-8")
 
 
 def read_cursor(checkpoint: Path) -> Cursor:
     """Where the stage's data goes on after a checkpoint."""
     told = json.loads((checkpoint / CURSOR).read_text(encoding="utf-8"))
     return Cursor(**{key: tuple(numbers) for key, numbers in told.items()})
-
-
-def write_cursor(checkpoint: Path, cursor: Cursor) -> None:
-    """Writes the cursor into a checkpoint that is not complete yet."""
-    (checkpoint / CURSOR).write_text(json.dumps(asdict(cursor)), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class EarlyStopping(TrainerCallback):
         step = state.global_step
         if step % self.spec.every and step != state.max_steps:
             return
-        loss = self.trainer.heldout_measures(self.trainer.steps.lessons.heldout)["loss"]
+        loss = self.trainer.heldout_measures(self.trainer.steps.heldout)["loss"]
         if self.best.improved_by(loss, step, self.spec.min_delta):
             control.should_save = control.should_save or self.spec.keep == "best"
         elif self.has_ended:

@@ -14,7 +14,7 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
 from fettle.recipe.merge import MergeStage, Method
 from fettle.recipe.quantize import QuantizeStage
-from fettle.recipe.stages import StageBase, TrainingStage
+from fettle.recipe.stages import LearningStage, StageBase, TrainingStage
 from fettle.train.checkpoint import Fence
 
 
@@ -62,35 +62,65 @@ class Teacher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageJob(Job):
-    """One stage that trains.
+class LearnJob(Job):
+    """One stage that changes weights, whatever it learns from.
 
-    from_adapter: an adapter over the base to go on with (merge_first: to merge). tokens: the folders of each encoded
-    source, in the recipe's order, with their weights. streams: instead of them, sources to be encoded while training.
-    heldout: folders of the held-out examples, or none for a share of the first source. pad_id: the one that fills rows.
-    labels: of a classifier, in the order of its head's rows. teacher: of a distillation; where it answers, `tokens` are
-    of the replayed sources alone.
+    from_adapter: an adapter over the base to go on with (merge_first: to merge). data: of each source, its path and
+    digest. pad_id: the one that fills rows.
     """
 
-    spec: TrainingStage
+    spec: LearningStage
     adapter: AdapterSpec
     from_adapter: Path | None
-    tokens: tuple[tuple[Path, ...], ...]
-    streams: tuple[StreamedSource, ...]
-    weights: tuple[float, ...]
-    heldout: tuple[Path, ...]
     max_length: int
     precision: Precision
     data: tuple[tuple[str, str], ...]
     pad_id: int
-    labels: tuple[str, ...] = ()
-    teacher: Teacher | None = None
 
     @property
     def packing(self) -> bool:
         """Whether several records lie in one row: as the recipe says, else wherever the model and the adapter can."""
         told = self.spec.packing
         return why_not_packed(self.base, self.adapter) is None if told is None else told
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the stage has an adapter that it did not receive: without it, the model is what it received."""
+        return self.adapter.is_beside and (self.from_adapter is None or self.spec.merge_first)
+
+    @property
+    def save_every(self) -> int:
+        """Optimizer steps between two checkpoints."""
+        return self.spec.checkpoint.every
+
+    @property
+    def learned_from(self) -> tuple[Path, ...]:
+        """Other models that it learns from: folders."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageJob(LearnJob):
+    """One stage that learns from records.
+
+    tokens: the folders of each encoded source, in the recipe's order, with their weights. streams: instead of them,
+    sources to be encoded while training. heldout: folders of the held-out examples, or none for a share of the first
+    source. labels: of a classifier, in the order of its head's rows. teacher: of a distillation; where it answers,
+    `tokens` are of the replayed sources alone.
+    """
+
+    spec: TrainingStage
+    tokens: tuple[tuple[Path, ...], ...]
+    streams: tuple[StreamedSource, ...]
+    weights: tuple[float, ...]
+    heldout: tuple[Path, ...]
+    labels: tuple[str, ...] = ()
+    teacher: Teacher | None = None
+
+    @property
+    def learned_from(self) -> tuple[Path, ...]:
+        """The teacher."""
+        return (self.teacher.adapter or self.teacher.base,) if self.teacher is not None else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,4 +152,4 @@ class GroupMember:
 
 
 StageFunction = Callable[[Any, GroupMember], None]
-"""Of a job of its own kind: StageJob, MergeJob, or QuantizeJob."""
+"""Of a job of its own kind: StageJob, RlJob, MergeJob, or QuantizeJob."""

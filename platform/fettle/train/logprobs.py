@@ -18,13 +18,15 @@ MOST_LOGITS = 2**28  # 1 GiB in float32
 _TOKENS_PER_BATCH = 4096
 
 
-def label_logprobs(model: Any, batch: dict[str, torch.Tensor], labels: torch.Tensor, vocab: int) -> torch.Tensor:
+def label_logprobs(
+    model: Any, batch: dict[str, torch.Tensor], labels: torch.Tensor, vocab: int, temperature: float = 1.0
+) -> torch.Tensor:
     """The log-probability of each label that is none to IGNORE, row after row, [L] float32 nats.
 
     batch: `input_ids`, `position_ids`; labels: [R, T], of which the first of a row is never predicted. Connected to the
     model even where there are none. On a CPU from the logits, while they are few; else by TRL's fused head, which never
     holds them all. (Without its GPU kernel the fused head projects twice, the second time in float32: a quarter of the
-    step, 2026-11.)
+    step, 2026-11.) temperature: what logits are divided by; the fused head has to have been made with it.
     """
     read = {key: batch[key] for key in ("input_ids", "position_ids")}
     wanted = labels[:, 1:] != IGNORE
@@ -33,6 +35,7 @@ def label_logprobs(model: Any, batch: dict[str, torch.Tensor], labels: torch.Ten
         found: torch.Tensor = output.log_probs.float()[wanted]
         return found
     logits = model(**read, use_cache=False).logits[:, :-1][wanted].float()
+    logits = logits if temperature == 1 else logits / temperature
     return -torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="none")
 
 

@@ -37,19 +37,22 @@ def make_optimizer(spec: OptimizerSpec, groups: Groups, lr: float, matrices: Col
 
 
 def parameter_groups(
-    model: torch.nn.Module, decaying: Collection[str], weight_decay: float, lr_of_b: float | None = None
+    model: torch.nn.Module,
+    decaying: Collection[str],
+    weight_decay: float,
+    rate_of: Callable[[str], float | None] | None = None,
 ) -> Groups:
-    """The trainable parameters in those that decay (by name) and those that do not; no group is empty. lr_of_b: of
-    LoRA's matrices B, in groups of their own after the others, whose rate is the one that is told (LoRA+: Hayou et al.
-    2024, arXiv:2402.12354, section 4)."""
-    found: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    """The trainable parameters in those that decay (by name) and those that do not; no group is empty. rate_of: the
+    rate of a parameter, by name, that does not learn at the stage's; those are in groups of their own after the others,
+    whose rate is the one that is told."""
+    found: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            is_b = lr_of_b is not None and "lora_B" in name
-            found.setdefault((is_b, name not in decaying), []).append(weight)
+            rate = rate_of(name) if rate_of is not None else None
+            found.setdefault((rate or 0.0, name not in decaying), []).append(weight)
     return [
-        {"params": weights, "weight_decay": 0.0 if stays else weight_decay} | ({"lr": lr_of_b} if is_b else {})
-        for (is_b, stays), weights in sorted(found.items(), key=lambda one: one[0])
+        {"params": weights, "weight_decay": 0.0 if stays else weight_decay} | ({"lr": rate} if rate else {})
+        for (rate, stays), weights in sorted(found.items(), key=lambda one: one[0])
     ]
 
 

@@ -95,7 +95,7 @@ class PreferenceTask(CausalTask):
         """Sum of the loss over the pairs (kto: answers) of a micro-batch."""
         if self.spec.loss == "kto":
             step = self._trainer.state.global_step + 1
-            self._estimate_kl(model, "step", step, self._trainer.steps[step].examples)
+            self._estimate_kl(model, "step", step, self._trainer.steps[step])
         return self._measure(model, inputs)["loss"]
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -107,7 +107,7 @@ class PreferenceTask(CausalTask):
         """
         if self.spec.loss == "kto":
             at = self._trainer.state.global_step
-            self._estimate_kl(model, "heldout", at, self._trainer.steps.lessons.heldout)
+            self._estimate_kl(model, "heldout", at, self._trainer.steps.heldout)
         return self._measure(model, inputs)
 
     def _measure(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StepRow:
-    """One optimizer step. loss: nats per loss-bearing token. seconds: since this attempt's training began."""
+    """One optimizer step. loss: nats per loss-bearing token. seconds: since this attempt's training began. reward: of
+    the answers it learned from, where these were rewarded."""
 
     step: int
     steps: int
@@ -21,6 +22,7 @@ class StepRow:
     loss_tokens: int
     seconds: float
     time: float
+    reward: float | None = None
 
 
 class ProgressWriter:
@@ -38,7 +40,7 @@ class ProgressWriter:
         """Rows' `seconds` count from here."""
         self.began = time.monotonic()
 
-    def write(self, **row: float) -> None:
+    def write(self, **row: float | None) -> None:
         """Appends one StepRow; `seconds` and `time` are filled in."""
         filled = StepRow(seconds=time.monotonic() - self.began, time=time.time(), **row)  # type: ignore[arg-type]
         with open(self.file, "a", encoding="utf-8") as stream:

@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from fettle.artifact import library_versions, new_artifact
 from fettle.models.base import digest_of, dtype_of
-from fettle.train.job import GroupMember, StageJob
+from fettle.train.job import GroupMember, LearnJob
 from fettle.train.trainer import StageTrainer
 
 
 def publish(
-    job: StageJob,
+    job: LearnJob,
     base: Path,
     member: GroupMember,
     trainer: StageTrainer,
@@ -30,8 +30,7 @@ def publish(
     parents = [base_digest]
     if job.from_adapter is not None:
         parents.append(digest_of(job.from_adapter))
-    if job.teacher is not None:
-        parents.append(digest_of(job.teacher.adapter or job.teacher.base))
+    parents += [digest_of(folder) for folder in job.learned_from]
     with new_artifact(
         job.artifact,
         kind="adapter" if is_adapter and trainer.task.kind == "model" else trainer.task.kind,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -19,29 +21,58 @@ from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor
 from fettle.train.early import EarlyStopping
-from fettle.train.job import GroupMember, StageJob
+from fettle.train.job import GroupMember, LearnJob, StageJob
 from fettle.train.lisa import Lisa
 from fettle.train.optimizers import adam_arguments
 from fettle.train.param_groups import LayerRates
 from fettle.train.publish import publish
 from fettle.train.task import Task
 from fettle.train.told import StageReport
-from fettle.train.trainer import MicroBatches, StageTrainer, training_arguments
+from fettle.train.trainer import MicroBatches, StageTrainer, Underway, training_arguments
 from fettle.train.zero import full_state, needs_engine, zero_config
 
 
-def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRates | None = None) -> None:
+class Loop(Protocol):
+    """What makes the examples of a stage that does not learn from records, such as reinforcement learning."""
+
+    def underway(self, latest: tuple[int, Path] | None) -> Underway:
+        """The steps from the checkpoint (step, folder) on; all of them where there is none."""
+        ...
+
+    def complete(self, model: Any) -> None:
+        """Puts what is trained beside the model into it."""
+        ...
+
+    def rate_of(self, name: str) -> float | None:
+        """The rate of a parameter that does not learn at the stage's."""
+        ...
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """What else is to be told of the steps."""
+        ...
+
+    def metrics(self) -> dict[str, Any]:
+        """What the report says beside the losses."""
+        ...
+
+
+def train_stage(
+    job: LearnJob, member: GroupMember, task: Task, rates: LayerRates | None = None, loop: Loop | None = None
+) -> None:
     """Trains from the last complete checkpoint, if there is one, to the stage's artifact, which rank 0 writes.
 
-    rates: of each layer, where they are not all the same.
+    rates: of each layer, where they are not all the same. loop: what makes the examples; without one they are the
+    records of the job, a StageJob.
     """
-    lessons = curriculum(job, member.rank)
     checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
     latest = checkpoints.latest()
-    steps = StepsUnderway(lessons, latest[0], read_cursor(latest[1])) if latest else StepsUnderway(lessons)
-    early = _early(job, lessons, latest[1] if latest else None)
-    if early is not None and early.has_ended:
-        steps = StepsUnderway(lessons, lessons.num_steps)  # interrupted after that: what is left is to publish
+    early = None
+    if loop is not None:
+        steps = loop.underway(latest)
+    else:
+        assert isinstance(job, StageJob)
+        steps, early = _from_records(job, member, latest)
+    num_steps = len(steps)
     # With ZeRO 3 the arguments make from_pretrained shard what is loaded from then on, all workers together: after
     # them the stage's model, before them what one worker merges, or what has to be whole while it is merged.
     base = _merged_base(job, member, task)
@@ -50,13 +81,13 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         merged = adapters.merged(task.load(job.base, torch.float32), job.from_adapter, torch.float32)
     args = training_arguments(
         checkpoints.partial,
-        max_steps=lessons.num_steps,
+        max_steps=num_steps,
         learning_rate=job.spec.lr,
         **adam_arguments(job.spec.optimizer),
         max_grad_norm=job.spec.optimizer.max_grad_norm,
         gradient_accumulation_steps=job.spec.batch.accumulate,
         gradient_checkpointing=_checkpoints_gradients(job, member),
-        save_steps=job.spec.checkpoint.every,
+        save_steps=job.save_every,
         seed=job.seed,
         use_cpu=member.cluster.gpus_per_worker == 0,
         deepspeed=zero_config(member.cluster) if needs_engine(member.cluster) else None,
@@ -68,6 +99,9 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         rates.freeze(model)
     callbacks: list[TrainerCallback] = [report] if early is None else [early, report]
     callbacks += _choose_layers(job, model)
+    if loop is not None:
+        loop.complete(model)
+        callbacks += loop.callbacks()
     trainer = StageTrainer(
         task=task,
         model=model,
@@ -79,7 +113,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
             world=member.world,
             accumulate=job.spec.batch.accumulate,
             collate=task.collate,
-            first=steps.start,
+            first=latest[0] if latest else 0,
         ),
         steps=steps,
         optimizer=job.spec.optimizer,
@@ -87,7 +121,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
         checkpoints=checkpoints,
         precision=job.precision,
         rates=rates,
-        lr_ratio=job.adapter.lr_ratio,
+        rate_of=functools.partial(_rate_of, job, loop),
         early=early,
         callbacks=callbacks,
     )
@@ -99,6 +133,7 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
     if member.rank == 0:
         assert state is not None
         told = report.metrics() | (early.metrics() if early is not None else {})
+        told |= loop.metrics() if loop is not None else {}
         publish(job, base, member, trainer, tokenizer, state, told)
         checkpoints.clear()
     del trainer, report.trainer, state, merged, model, early, callbacks
@@ -106,6 +141,27 @@ def train_stage(job: StageJob, member: GroupMember, task: Task, rates: LayerRate
     AcceleratorState._reset_state()
     GradientState._reset_state()
     gc.collect()
+
+
+def _from_records(
+    job: StageJob, member: GroupMember, latest: tuple[int, Path] | None
+) -> tuple[Underway, EarlyStopping | None]:
+    """(the steps from the checkpoint on, what may end them early)."""
+    lessons = curriculum(job, member.rank)
+    early = _early(job, lessons, latest[1] if latest else None)
+    if early is not None and early.has_ended:
+        return StepsUnderway(lessons, lessons.num_steps), early  # interrupted after that: what is left is to publish
+    if latest is None:
+        return StepsUnderway(lessons), early
+    return StepsUnderway(lessons, latest[0], read_cursor(latest[1])), early
+
+
+def _rate_of(job: LearnJob, loop: Loop | None, name: str) -> float | None:
+    """LoRA+ has LoRA's matrices B learn at a rate of their own (Hayou et al. 2024, arXiv:2402.12354, section 4)."""
+    told = loop.rate_of(name) if loop is not None else None
+    if told is None and job.adapter.lr_ratio is not None and "lora_B" in name:
+        return job.adapter.lr_ratio * job.spec.lr
+    return told
 
 
 def _early(job: StageJob, lessons: Curriculum, checkpoint: Path | None) -> EarlyStopping | None:
@@ -116,14 +172,14 @@ def _early(job: StageJob, lessons: Curriculum, checkpoint: Path | None) -> Early
     return EarlyStopping(job.spec.early_stop, checkpoint)
 
 
-def _checkpoints_gradients(job: StageJob, member: GroupMember) -> bool:
+def _checkpoints_gradients(job: LearnJob, member: GroupMember) -> bool:
     told = job.spec.gradient_checkpointing
     # A layer that is computed again has lost the prefix's keys and values.
     by_default = member.cluster.gpus_per_worker > 0 and job.adapter.kind != "prefix"
     return by_default if told is None else told
 
 
-def _choose_layers(job: StageJob, model: PreTrainedModel | PeftModel) -> list[TrainerCallback]:
+def _choose_layers(job: LearnJob, model: PreTrainedModel | PeftModel) -> list[TrainerCallback]:
     """Freezes what the adapter's kind keeps out of the training, for good or, with LISA, a few steps at a time."""
     spec = job.adapter
     if spec.kind == "freeze":
@@ -135,7 +191,7 @@ def _choose_layers(job: StageJob, model: PreTrainedModel | PeftModel) -> list[Tr
     return [Lisa(model, count=spec.layers, every=spec.every, seed=job.seed)]
 
 
-def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrainedModel | PeftModel:
+def _load(job: LearnJob, base: Path, member: GroupMember, task: Task) -> PreTrainedModel | PeftModel:
     if not job.adapter.is_beside:
         return task.load(base, torch.float32)
     # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
@@ -147,7 +203,7 @@ def _load(job: StageJob, base: Path, member: GroupMember, task: Task) -> PreTrai
     return adapters.attach(model, job.adapter, base, job.seed)
 
 
-def _merged_base(job: StageJob, member: GroupMember, task: Task) -> Path:
+def _merged_base(job: LearnJob, member: GroupMember, task: Task) -> Path:
     """The folder of the weights under this stage's adapter; merges the earlier adapter into a new one if it must."""
     if not job.adapter.is_beside or job.from_adapter is None or not job.spec.merge_first:
         return job.base

@@ -9,10 +9,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from fettle.artifact import replace_text
-from fettle.train.curriculum import StepsUnderway
-from fettle.train.job import StageJob
+from fettle.train.job import LearnJob
 from fettle.train.progress import ProgressWriter, StepRow, curve
-from fettle.train.trainer import StageTrainer
+from fettle.train.trainer import StageTrainer, Underway
 
 _NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not set by as much
 
@@ -20,7 +19,7 @@ _NEXT_ATTEMPT_S = 5  # a worker group takes longer to start; a wall clock is not
 class StageReport(TrainerCallback):
     """Writes each step down, and measures the held-out loss before and after."""
 
-    def __init__(self, job: StageJob, steps: StepsUnderway, *, write: bool) -> None:
+    def __init__(self, job: LearnJob, steps: Underway, *, write: bool) -> None:
         self.job, self.steps = job, steps
         self.trainer: StageTrainer
         self.writer = ProgressWriter(job.progress) if write else None
@@ -33,7 +32,7 @@ class StageReport(TrainerCallback):
         if self.before_file.is_file():  # a resumed run: the model is no longer the one the stage received
             self.before = json.loads(self.before_file.read_text(encoding="utf-8"))
         else:
-            self.before = self.trainer.heldout_measures(self.steps.lessons.heldout)
+            self.before = self.trainer.heldout_measures(self.steps.heldout)
             if self.writer:
                 replace_text(self.before_file, json.dumps(self.before))
         if self.writer:
@@ -41,7 +40,7 @@ class StageReport(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.writer and "loss" in logs:
-            examples = self.steps[state.global_step].examples
+            examples = self.steps[state.global_step]
             is_of_tokens = self.trainer.task.unit == "token"
             self.writer.write(
                 step=state.global_step,
@@ -51,10 +50,11 @@ class StageReport(TrainerCallback):
                 grad_norm=float(logs.get("grad_norm") or 0.0),
                 tokens=sum(len(e.input_ids) for e in examples),
                 loss_tokens=self.trainer.num_terms if is_of_tokens else sum(int(e.loss_mask.sum()) for e in examples),
+                reward=_mean([e.reward for e in examples if hasattr(e, "reward")]),
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.after = self.trainer.heldout_measures(self.steps.lessons.heldout)
+        self.after = self.trainer.heldout_measures(self.steps.heldout)
 
     def metrics(self) -> dict[str, Any]:
         """What the report says of the stage; the loss is a mean over the task's unit, mostly in nats a token."""
@@ -77,6 +77,10 @@ class StageReport(TrainerCallback):
                 if name != "loss"
             },
         }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _elapsed(rows: Sequence[StepRow]) -> float:

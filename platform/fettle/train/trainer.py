@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -22,11 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from fettle.data.batches import IGNORE, Encoded, share_out
-from fettle.models.adapters import restore
+from fettle.models.adapters import alone, restore
 from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.train.checkpoint import Checkpoints
-from fettle.train.curriculum import StepsUnderway, write_cursor
 from fettle.train.early import EarlyStopping
 from fettle.train.loss_scale import scale_losses
 from fettle.train.optimizers import hidden_matrices, make_optimizer, parameter_groups
@@ -43,6 +43,23 @@ class Steps(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Sequence[Encoded]]: ...
+
+
+class Underway(Steps, Protocol):
+    """The steps of a stage that is being trained."""
+
+    @property
+    def heldout(self) -> Sequence[Encoded]:
+        """What is measured on."""
+        ...
+
+    def __getitem__(self, number: int) -> Sequence[Encoded]:
+        """The examples of a step that was just handed out; the first is 1."""
+        ...
+
+    def write(self, checkpoint: Path, number: int) -> None:
+        """Writes into the checkpoint of a step, which is not complete yet, what going on from it needs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class StageTrainer(SFTTrainer):
         args: SFTConfig,
         tokenizer: PreTrainedTokenizerBase,
         batches: MicroBatches,
-        steps: StepsUnderway,
+        steps: Underway,
         optimizer: OptimizerSpec,
         schedule: ScheduleSpec,
         checkpoints: Checkpoints,
@@ -89,11 +106,11 @@ class StageTrainer(SFTTrainer):
         callbacks: list[TrainerCallback],
         early: EarlyStopping | None = None,
         rates: LayerRates | None = None,
-        lr_ratio: float | None = None,
+        rate_of: Callable[[str], float | None] | None = None,
     ) -> None:
         self.task, self.batches, self.steps = task, batches, steps
         self.schedule, self.checkpoints, self.rates = schedule, checkpoints, rates
-        self.optimizer_spec, self.early, self.lr_ratio = optimizer, early, lr_ratio
+        self.optimizer_spec, self.early, self.rate_of = optimizer, early, rate_of
         self.num_terms = 0  # of the loss, in the step under way, over all workers
         trained = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
         super().__init__(
@@ -108,13 +125,19 @@ class StageTrainer(SFTTrainer):
                 weight = model.get_parameter(name)
                 weight.data = weight.data if weight.dtype == data.dtype else data.to(weight.device)
         inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        if precision in _LOW:
-            # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
-            inner.forward = _autocast(inner.forward, args.device.type, _LOW[precision])
+        self.precision = precision
+        self.in_precision(inner)
         if precision == "fp16":
             scale_losses(self)
         # num_items_in_batch (labels over all workers and micro-batches) is always wanted.
         self.model_accepts_loss_kwargs = True
+
+    def in_precision(self, model: Any) -> Any:
+        """The model, whose forward is in the stage's precision from now on."""
+        if self.precision in _LOW:
+            # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
+            model.forward = _autocast(model.forward, self.args.device.type, _LOW[self.precision])
+        return model
 
     def get_train_dataloader(self) -> MicroBatches:  # type: ignore[override]
         """Ours as it is: accelerate would shard it once more."""
@@ -126,7 +149,7 @@ class StageTrainer(SFTTrainer):
             ours: Any = self.model if model is None else model
             spec = self.optimizer_spec
             lr, decaying = self.args.learning_rate, self.get_decay_parameter_names(ours)
-            groups = parameter_groups(ours, decaying, spec.weight_decay, self.lr_ratio and self.lr_ratio * lr)
+            groups = parameter_groups(ours, decaying, spec.weight_decay, self.rate_of)
             inner: Any = ours.get_base_model() if isinstance(ours, PeftModel) else ours
             self.optimizer = make_optimizer(spec, groups, lr, hidden_matrices(inner))
             if self.rates is not None:
@@ -190,7 +213,9 @@ class StageTrainer(SFTTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Inside a checkpoint DeepSpeed's own shards hold the weights; a second, gathered copy would only cost."""
-        if not self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled:
+            return
+        with alone(self.model) if isinstance(self.model, PeftModel) else nullcontext():
             super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -211,7 +236,7 @@ class StageTrainer(SFTTrainer):
             torch.distributed.barrier()
         if self.is_world_process_zero():
             written = self.checkpoints.partial / f"checkpoint-{self.state.global_step}"
-            write_cursor(written, self.steps[self.state.global_step].after)
+            self.steps.write(written, self.state.global_step)
             if self.early is not None:
                 self.early.write(written)
             self.checkpoints.commit(

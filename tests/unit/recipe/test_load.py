@@ -170,7 +170,7 @@ def test_a_recipe_of_the_wrong_shape_is_told_in_yamls_words(told, text, message)
 def test_an_unknown_kind_is_told_with_its_line_and_the_nearest_kind(told):
     assert told(ONE.replace("kind: sft", "kind: stf")) == (
         "recipe.yaml:4: stages.task.kind: unknown kind 'stf' (did you mean 'sft'?)\n"
-        "  expected: pretrain, sft, preference, reward, classify, distill, merge, quantize"
+        "  expected: pretrain, sft, preference, reward, classify, rl, distill, merge, quantize"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from fettle.data.tokens import TokenExample
 from fettle.errors import UserError
 from fettle.train.causal import CausalTask
-from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor, write_cursor
+from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor
 from fettle.train.trainer import MicroBatches
 
 
@@ -93,8 +93,8 @@ def test_a_resumed_stage_begins_with_the_very_next_record(make_job, tmp_path, le
     whole = trained(curriculum(job))
     underway = StepsUnderway(curriculum(job))
     for number, step in enumerate(underway, start=1):
-        assert numbers(step) == whole[number - 1] == numbers(underway[number].examples)
-        write_cursor(tmp_path, underway[number].after)
+        assert numbers(step) == whole[number - 1] == numbers(underway[number])
+        underway.write(tmp_path, number)
         rest = StepsUnderway(curriculum(job), start=number, cursor=read_cursor(tmp_path))
         assert [numbers(step) for step in rest] == whole[number:] and len(rest) == len(whole)
 
@@ -109,7 +109,7 @@ def test_each_of_the_workers_goes_on_with_its_very_next_micro_batch(make_job, tm
 
     underway = StepsUnderway(curriculum(job))
     next(steps := iter(underway)), next(steps)
-    write_cursor(tmp_path, underway[2].after)
+    underway.write(tmp_path, 2)
     for rank in range(world):
         rest = StepsUnderway(curriculum(job), start=2, cursor=read_cursor(tmp_path))
         assert batches(rest, rank) == batches(StepsUnderway(curriculum(job)), rank)[4:] != []
@@ -120,7 +120,7 @@ def test_a_step_is_remembered_while_the_ones_after_it_are_prepared(make_job):
     underway = StepsUnderway(curriculum(job))
     steps = iter(underway)
     first = [numbers(next(steps)) for _ in range(4)]
-    assert numbers(underway[1].examples) == first[0]
+    assert numbers(underway[1]) == first[0]
     list(steps)
     with pytest.raises(KeyError):
         underway[1]

@@ -15,7 +15,7 @@ class Trainer:
 
     def __init__(self, losses):
         self.losses, self.taken = list(losses), []
-        self.steps = SimpleNamespace(lessons=SimpleNamespace(heldout=["example"]))
+        self.steps = SimpleNamespace(heldout=["example"])
 
     def heldout_measures(self, examples):
         return {"loss": self.losses.pop(0)}

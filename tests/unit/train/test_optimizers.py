@@ -137,7 +137,8 @@ def test_embeddings_heads_and_norms_are_no_hidden_matrices(tied):
 def test_lora_plus_gives_the_matrices_b_a_rate_of_their_own_after_the_others():
     model = nn.ModuleDict({"lora_A": nn.Linear(2, 1, bias=False), "lora_B": nn.Linear(1, 2, bias=False)})
     a, b = model["lora_A"].weight, model["lora_B"].weight
-    groups = parameter_groups(model, {"lora_A.weight", "lora_B.weight"}, 0.1, lr_of_b=16 * LR)
+    decaying = {"lora_A.weight", "lora_B.weight"}
+    groups = parameter_groups(model, decaying, 0.1, rate_of=lambda name: 16 * LR if "lora_B" in name else None)
     assert [(group["params"], group.get("lr"), group["weight_decay"]) for group in groups] == [
         ([a], None, 0.1),
         ([b], 16 * LR, 0.1),

@@ -53,7 +53,9 @@ def trainer_of(task: PreferenceTask, model: Any, examples: list[TokenExample]) -
         model_wrapped=model,
         args=SimpleNamespace(device=torch.device("cpu")),
         batches=SimpleNamespace(rank=0, world=1),
-        steps=type("Steps", (), {"lessons": lessons, "__getitem__": lambda self, number: step})(),
+        steps=type(
+            "Steps", (), {"lessons": lessons, "heldout": examples, "__getitem__": lambda self, number: step.examples}
+        )(),
         state=SimpleNamespace(global_step=0),
     )
 

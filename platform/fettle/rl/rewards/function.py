@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,12 +36,12 @@ class FunctionScorer:
         try:
             found = self._function(prompts=told.prompts, completions=told.completions, **columns)
         except Exception as error:  # the function is the user's; it may raise anything
-            line = _line_in(self.file, error)
+            line = line_in(self.file, error)
             said = f"{type(error).__name__}: {error}"
             raise UserError(
                 f"{self.name} raised {said}", file=self.file, line=line, fix=_fix(error, told.columns)
             ) from error
-        line = _defined_at(self._function)
+        line = defined_at(self._function)
         return checked(found, len(rollouts), f"the reward function {self.name}", file=self.file, line=line)
 
 
@@ -52,10 +53,11 @@ def load_named(file: Path, name: str, /, **where: Any) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(f"fettle_of_recipe_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is the user's
-        line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
+        line = error.lineno if isinstance(error, SyntaxError) else line_in(file, error)
         raise UserError(f"this file does not run: {type(error).__name__}: {error}", file=file, line=line) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -64,9 +66,21 @@ def load_named(file: Path, name: str, /, **where: Any) -> Callable[..., Any]:
     return found
 
 
+def line_in(file: Path, error: BaseException) -> int | None:
+    """The last line of the user's file that was running; None where none was."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return lines[-1] if lines else None
+
+
+def defined_at(function: Callable[..., Any]) -> int | None:
+    """The line on which a function of the user's begins; None of what is no function."""
+    code = getattr(function, "__code__", None)
+    return code.co_firstlineno if code is not None else None
+
+
 def _keywords(function: Callable[..., Any], name: str, file: Path) -> set[str] | None:
     """The columns it names; None where it takes any."""
-    line = _defined_at(function)
+    line = defined_at(function)
     if inspect.iscoroutinefunction(function):
         raise UserError(f"{name} is async, and rewards are asked for in turn", file=file, line=line, expected=_EXPECTED)
     taken = inspect.signature(function).parameters.values()
@@ -85,14 +99,3 @@ def _fix(error: Exception, columns: dict[str, list[Any]]) -> str | None:
     if isinstance(error, TypeError) and "required" in str(error):
         return f"the records have the columns {', '.join(columns) or '(none)'}"
     return None
-
-
-def _line_in(file: Path, error: BaseException) -> int | None:
-    """The last line of the user's file that was running; None where none was."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
-    return lines[-1] if lines else None
-
-
-def _defined_at(function: Callable[..., Any]) -> int | None:
-    code = getattr(function, "__code__", None)
-    return code.co_firstlineno if code is not None else None

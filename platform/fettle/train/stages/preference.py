@@ -18,6 +18,6 @@ def preference(job: StageJob, member: GroupMember) -> None:
         max_length=job.max_length,
         packing=job.packing,
         pad_id=job.pad_id,
-        is_fresh=job.adapter.is_beside and (job.from_adapter is None or job.spec.merge_first),
+        is_fresh=job.is_fresh,
     )
     train_stage(job, member, task)

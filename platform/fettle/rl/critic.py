@@ -1,0 +1,88 @@
+"""The critic of PPO: a second model with a head of one row, which learns beside the policy, in the same optimizer.
+
+It lies in the policy's model as a part of it, so that DeepSpeed shares it out and checkpoints hold it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from trl.trainer.utils import disable_dropout_in_model
+
+from fettle.data.batches import IGNORE
+from fettle.models import adapters
+from fettle.models.base import base_and_adapter
+from fettle.models.heads import HEAD, load_headed
+from fettle.models.stored import Stored
+from fettle.recipe.adapter import AdapterSpec
+from fettle.train.zero import whole
+
+PART = adapters.BESIDE
+_FILE = "critic.safetensors"
+
+
+def load_critic(folder: Path, spec: AdapterSpec, dtype: Stored, seed: int) -> torch.nn.Module:
+    """The model in a folder under its own head of one row, if it has one, else under one that says 0. It learns as the
+    policy does: with full weights, or an adapter, which is the folder's where it holds one."""
+    base, adapter = base_and_adapter(folder)
+    model: Any = load_headed(base, 1, torch.float32 if not spec.is_beside else dtype, seed)
+    is_scored = adapter is not None or _has_head(base)
+    if adapter is not None:
+        model = adapters.resume(model, folder)
+    elif spec.is_beside:
+        model = adapters.attach(model, spec, base, seed)
+    if not is_scored:
+        head = [weight for name, weight in model.named_parameters() if f"{HEAD}." in name and "lora_" not in name]
+        with whole(head):
+            for weight in head:
+                torch.nn.init.zeros_(weight)  # at first the returns are the advantages
+    disable_dropout_in_model(model)
+    found: torch.nn.Module = model
+    return found
+
+
+def critic_of(model: Any) -> Any:
+    """The critic in a policy's model."""
+    return getattr(model, PART)
+
+
+def is_of_critic(name: str) -> bool:
+    """Whether a parameter of the policy's model is the critic's."""
+    return PART in name.split(".")
+
+
+def values_of(critic: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The value of the state before each label, row after row, [L] float32. batch: as `label_logprobs` reads it."""
+    scores = critic(input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+    found: torch.Tensor = scores[:, :-1, 0][batch["labels"][:, 1:] != IGNORE]
+    return found
+
+
+def write_critic(model: Any, checkpoint: Path) -> None:
+    """Writes what the critic has learned into a checkpoint of an adapter, which holds the policy's alone."""
+    state = {name: w.detach().contiguous() for name, w in critic_of(model).named_parameters() if w.requires_grad}
+    save_file(state, checkpoint / _FILE)
+
+
+def restore_critic(model: Any, checkpoint: Path) -> None:
+    """Reads it again."""
+    parameters = dict(critic_of(model).named_parameters())
+    with torch.no_grad():
+        for name, weight in load_file(checkpoint / _FILE).items():
+            parameters[name].copy_(weight)
+
+
+def needs_file(model: Any, is_deepspeed: bool) -> bool:
+    """Whether a checkpoint leaves the critic out: DeepSpeed's holds it, and that of full weights."""
+    return isinstance(model, PeftModel) and not is_deepspeed
+
+
+def _has_head(base: Path) -> bool:
+    """Whether a model's folder holds a head of one row."""
+    told = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return any("SequenceClassification" in str(name) for name in told.get("architectures") or ())

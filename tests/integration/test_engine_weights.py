@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from fettle.engine import EngineOptions, start_engine
+from fettle.engine.sampling import Sampling
 from fettle.errors import FettleError
 
 TOLERANCE = 1e-4
@@ -21,7 +22,7 @@ PROMPT = list(range(3, 67))  # longer than a block of the cache of keys and valu
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Iterator[Any]:
     pytest.importorskip("vllm")
-    found = start_engine(tiny, EngineOptions(max_model_len=128, max_num_seqs=8, takes_weights=True))
+    found = start_engine(tiny, EngineOptions(max_model_len=128, max_num_seqs=48, takes_weights=True))
     yield found
     found.close()
 
@@ -56,6 +57,17 @@ def expected(tiny: Path, file: Path | None) -> list[float]:
 
 def scored(engine: Any) -> list[float]:
     return list(engine.score([PROMPT])[0])
+
+
+def test_prompts_with_seeds_are_answered_where_they_are_more_than_are_read_at_once(engine: Any) -> None:
+    """4,800 tokens, of which 4,096 are read at once: upstream splits the prompt in between, and its engine dies."""
+    prompts = [[3 + number, *range(10, 109)] for number in range(48)]
+    sampling = Sampling(max_new_tokens=4, temperature=1.0)
+
+    answers = engine.generate(prompts, sampling, seeds=range(48))
+
+    again = engine.generate(prompts[40:], sampling, seeds=range(40, 48))
+    assert [one[0].token_ids for one in answers[40:]] == [one[0].token_ids for one in again]
 
 
 def test_it_answers_by_each_version_that_it_took(engine: Any, tiny: Path, changed: Callable[[int], Path]) -> None:

@@ -44,13 +44,8 @@ def show_command(
     # Answers are data: neither markup nor numbers to be coloured.
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if iteration is not None:
-        if len(files) > 1:
-            raise UserError(
-                "--iteration goes with one stage, and there are several",
-                file=run,
-                expected=", ".join(str(file.parent) for file in files),
-            )
-        _print_row(console, _row_of(read_rows(files[0]), iteration, files[0]))
+        file = _only(run, files)
+        _print_row(console, _row_of(read_rows(file), iteration, file))
         return
     for file in files:
         rows = read_rows(file)
@@ -62,6 +57,46 @@ def show_command(
         for row in rows:
             for alarm in row.alarms:
                 console.print(f"iteration {row.iteration}: {alarm}", style="yellow")
+
+
+@app.command("replay")
+def replay_command(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder, or that of its stage.", show_default=False)
+    ],
+    iteration: Annotated[int, typer.Option("--iteration", min=0, help="Which iteration.", show_default=False)],
+) -> None:
+    """Run one stored batch again through the learner, and compare its figures with the recorded ones."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fettle.rl.recorder import read_rows
+    from fettle.rl.replay import replay
+
+    file = _only(run, recorded(run))
+    row, found = _row_of(read_rows(file), iteration, file), replay(file.parent, iteration)
+    figures = found.figures
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    drawn = Table(box=None, pad_edge=False)
+    for name in (f"iteration {iteration}", "recorded", "replayed"):
+        drawn.add_column(name, justify="left" if name.startswith("iteration") else "right")
+    for name, before, now in (
+        ("loss", row.loss, figures.loss),
+        ("kl, nats a token", row.kl["token"], figures.kl),
+        ("entropy, nats a token", row.entropy, figures.entropy),
+        ("clip fraction", row.clip_fraction, figures.clip_fraction),
+        ("importance ratio, largest", row.ratio["max"], figures.ratio_max),
+        ("gap, mean nats", row.gap["mean"], figures.gap_mean),
+        ("gap, largest", row.gap["max"], figures.gap_max),
+        ("gradient norm", row.grad_norm, found.grad_norm),
+    ):
+        drawn.add_row(name, f"{before:.6g}", f"{now:.6g}")
+    console.print(drawn)
+    console.print("\ntokens on which sampler and learner differ most: log-probability of each")
+    for one in found.apart:
+        sampler, learner = one.logprobs
+        where = f"prompt {one.prompt}, sample {one.sample}, token {one.place}"
+        console.print(f"  {where:<36} {_printable(one.token):<16} {sampler:.6f} {learner:.6f}")
 
 
 def recorded(run: Path) -> list[Path]:
@@ -80,6 +115,16 @@ def recorded(run: Path) -> list[Path]:
             expected="the folder of a run with a stage of kind rl",
         )
     return files
+
+
+def _only(run: Path, files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise UserError(
+            "--iteration goes with one stage, and there are several",
+            file=run,
+            expected=", ".join(str(file.parent) for file in files),
+        )
+    return files[0]
 
 
 def _row_of(rows: Sequence[IterationRow], iteration: int, file: Path) -> IterationRow:

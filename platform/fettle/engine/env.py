@@ -24,6 +24,7 @@ _KV_BYTES_MOST = 4 << 30
 _KV_BYTES_LEAST = 64 << 20
 _KV_BYTES_UNKNOWN = 1 << 30
 _KV_BLOCK = 128
+_READ_AT_ONCE = 4096
 _HIDDEN = ("hidden_size", "n_embd")
 _LAYERS = ("num_hidden_layers", "n_layer")
 _HEADS = ("num_attention_heads", "n_head")
@@ -149,6 +150,10 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
         arguments |= {
             "enforce_eager": True,  # compiling takes 30 s and gains nothing at the sizes a CPU serves
             "distributed_executor_backend": "uni",
+            # A prompt with a seed whose reading is split over two steps ends the engine: vLLM (0.32.0) then turns its
+            # generator back by an offset, which those of CPUs do not have.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_READ_AT_ONCE, _length(model, options)),
             "kv_cache_memory_bytes": options.kv_bytes or kv_bytes(model, options),
             "worker_extension_cls": "fettle.engine.patches.WorkerExtension",
         }
@@ -194,6 +199,12 @@ def kv_bytes(model: Path, options: EngineOptions) -> int:
     token = 2 * layers * (config.get("num_key_value_heads") or heads) * size * itemsize
     sequence = token * (-(-length // _KV_BLOCK) + 1) * _KV_BLOCK
     return int(max(sequence, _KV_BYTES_LEAST, min(sequence * options.max_num_seqs, _KV_BYTES_MOST)))
+
+
+def _length(model: Path, options: EngineOptions) -> int:
+    """Tokens of the longest sequence; 0 where config.json does not tell."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return options.max_model_len or _first(config, _POSITIONS) or 0
 
 
 def head_size(config: dict[str, Any]) -> int | None:

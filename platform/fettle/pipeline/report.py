@@ -19,7 +19,6 @@ from fettle.rl.charts import figure
 from fettle.rl.recorder import ITERATIONS, read_rows
 from fettle.train.progress import StepRow, curve
 
-
 _OF_RL = ("iterations", "reward", "kl", "gap", "phases")
 
 

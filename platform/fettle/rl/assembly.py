@@ -22,6 +22,7 @@ from fettle.rl.kl import kl_weight
 from fettle.rl.learner import RlTask
 from fettle.rl.loop import Iterations, read_state
 from fettle.rl.prompts import Prompts, draw_seed, prompts_in, split_prompts
+from fettle.rl.replay import write_job
 from fettle.rl.rewards.actor import ActorScorer
 from fettle.rl.rewards.rewards import Rewards, make_scorer
 from fettle.rl.rollout import Rollout
@@ -54,6 +55,7 @@ class RlLoop:
         self._latest = latest
         first = read_state(latest[1], self.kl) if latest is not None else 0
         if self.member.rank == 0:
+            write_job(self.job)
             self._collector = self._collects()
         self._iterations = Iterations(
             self.job, self.member.fence, self.task, self.algorithm, self.kl, self._collector, first
@@ -94,9 +96,11 @@ class RlLoop:
         self._iterations.begin(Sync(trainer, self.task, job, self.member.fence))
 
     def end(self, model: Any) -> None:
-        """What is left of the model is the policy, as it is published; the versions on the way to it go."""
+        """What is left of the model is the policy, as it is published; full weights on the way to it go."""
         if self.algorithm.wants_critic:
             delattr(model, PART)
+        if self.member.rank == 0 and not self.job.adapter.is_beside:
+            self._iterations.sync.clear()  # an adapter's are small, and stay for replays
 
     def close(self) -> None:
         """Ends what was started."""

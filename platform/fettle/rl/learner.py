@@ -39,12 +39,14 @@ class RlTask:
     kind: Literal["model"] = "model"
     unit = "token"
 
-    def __init__(self, job: RlJob, algorithm: Algorithm, kl: FixedKl) -> None:
+    def __init__(self, job: RlJob, algorithm: Algorithm, kl: FixedKl, *, with_critic: bool = True) -> None:
+        """with_critic: whether there is one, where the algorithm wants it; a replay has none."""
         self.job, self.algorithm, self.kl = job, algorithm, kl
         self.max_length, self.packing, self.pad_id = job.max_length, job.packing, job.pad_id
         self.temperature = job.spec.rollout.temperature
         self.wants_reference = job.spec.kl.coef > 0
-        self.tally = Tally(has_reference=self.wants_reference, has_critic=algorithm.wants_critic)
+        self.has_critic = algorithm.wants_critic and with_critic
+        self.tally = Tally(has_reference=self.wants_reference, has_critic=self.has_critic)
         self.vocab = 0
         self.trainer: Any = None
         self._reference: ReferencePolicy | None = None
@@ -60,7 +62,7 @@ class RlTask:
     def prepare(self, trainer: Any) -> None:
         """Called once, with the model in its place, by all workers together."""
         self.trainer = trainer
-        if self.algorithm.wants_critic:
+        if self.has_critic:
             critic = critic_of(trainer.model)
             trainer.in_precision(critic.get_base_model() if isinstance(critic, PeftModel) else critic)
         if self.wants_reference:
@@ -99,7 +101,7 @@ class RlTask:
             loss = loss + self.kl.coef * estimate(self.job.spec.kl.estimator, logprobs, reference)
         loss = loss * weights
         value_loss = None
-        if self.algorithm.wants_critic:
+        if self.has_critic:
             values = values_of(critic_of(self.trainer.model), inputs)
             value_loss = self.algorithm.value_loss(values, inputs["values"], inputs["returns"]).loss * weights
             assert self.algorithm.spec.value_coef is not None
@@ -132,7 +134,7 @@ class RlTask:
         if self._reference is not None:
             with self._reference.in_place() as model:
                 found["reference"] = over_tokens(self.trainer, batch, lambda rows: self.logprobs(model, rows))
-        if self.algorithm.wants_critic:
+        if self.has_critic:
             critic = critic_of(self.trainer.model)
             found["values"] = over_tokens(self.trainer, batch, lambda rows: values_of(critic, rows))
         looked = []

@@ -18,6 +18,7 @@ from fettle.rl.job import RlJob
 from fettle.rl.kl import FixedKl
 from fettle.rl.learner import RlTask
 from fettle.rl.rollout import Judged
+from fettle.rl.stored import write_rollouts
 from fettle.rl.sync import Sync
 from fettle.train.checkpoint import Fence
 
@@ -57,6 +58,7 @@ class Iterations:
             self.current = self._rollouts(number)  # rewarded, and none older than allowed
             batch = self._timed("reference", self.task.look, self.current.rollouts)
             judged = self.algorithm.judge(batch, self.kl.coef)
+            self._keep(batch, number)
             self._began_learning = time.monotonic()
             yield from self._steps(judged, number)
 
@@ -115,24 +117,34 @@ class Iterations:
             )
         return found
 
+    def _keep(self, batch: list[Judged], number: int) -> None:
+        """What was worked out is written to the rollouts, for replays."""
+        if self.collector is not None:
+            told = self.current.told | {"kl_coef": self.kl.coef}
+            write_rollouts(rollouts_file(self.job, number), batch, self.fence, **told)
+
     def _steps(self, judged: list[Judged], iteration: int) -> Iterator[list[Judged]]:
-        """The optimizer steps of an iteration: all of it, or parts of it in an order drawn anew each time."""
-        spec = self.job.spec
-        assert spec.batch.sequences is not None
-        number = iteration * spec.steps_per_iteration
-        for epoch in range(spec.algorithm.epochs):
-            order = np.random.default_rng([self.job.seed, iteration, epoch]).permutation(len(judged))
-            for first in range(0, len(judged), spec.batch.sequences):
-                step = [judged[place] for place in np.sort(order[first : first + spec.batch.sequences])]
-                number += 1
-                self._last = {number: self.algorithm.weigh(step)}
-                yield self._last[number]
+        first = iteration * self.job.spec.steps_per_iteration + 1
+        for number, step in enumerate(steps_of(self.job, self.algorithm, judged, iteration), start=first):
+            self._last = {number: step}
+            yield step
 
     def _timed(self, phase: str, work: Any, *arguments: Any) -> Any:
         began = time.monotonic()
         found = work(*arguments)
         self.seconds[phase] = time.monotonic() - began
         return found
+
+
+def steps_of(job: RlJob, algorithm: Algorithm, judged: Sequence[Judged], iteration: int) -> Iterator[list[Judged]]:
+    """What each optimizer step of an iteration learns from: all of it, or parts of it in an order drawn anew each
+    time."""
+    size = job.spec.batch.sequences
+    assert size is not None
+    for epoch in range(job.spec.algorithm.epochs):
+        order = np.random.default_rng([job.seed, iteration, epoch]).permutation(len(judged))
+        for first in range(0, len(judged), size):
+            yield algorithm.weigh([judged[place] for place in np.sort(order[first : first + size])])
 
 
 def read_state(checkpoint: Path, kl: FixedKl) -> int:

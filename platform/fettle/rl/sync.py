@@ -25,7 +25,14 @@ from fettle.train.zero import whole
 
 PROBED_TOKENS = 48
 PROBED_TEXTS = 2
+_VERSIONS = "versions"
 _DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def version_path(job: RlJob, number: int) -> Path:
+    """Where a version lies: an adapter's folder, or a safetensors file."""
+    folder = job.folder / _VERSIONS / f"{number:08d}"
+    return folder if job.adapter.is_beside else folder / "weights.safetensors"
 
 
 class Sync:
@@ -33,23 +40,18 @@ class Sync:
 
     def __init__(self, trainer: Any, task: RlTask, job: RlJob, fence: Fence) -> None:
         self._trainer, self._task, self._job, self._fence = trainer, task, job, fence
-        self._folder = job.folder / "versions"
+        self._folder = job.folder / _VERSIONS
         length = min(PROBED_TOKENS, job.max_length - 1)
         # Any tokens will do, and these are the same for all workers.
         drawn = np.random.default_rng(job.seed).integers(task.vocab, size=(PROBED_TEXTS, length), dtype=np.int32)
         self._probed = [TokenExample(ids, np.arange(length) > 0) for ids in drawn]
         self._dtype = _DTYPES[job.precision]
 
-    def path(self, number: int) -> Path:
-        """Where a version lies: an adapter's folder, or a safetensors file."""
-        folder = self._folder / f"{number:08d}"
-        return folder if self._job.adapter.is_beside else folder / "weights.safetensors"
-
     def publish(self, number: int) -> Version:
         """The policy as it is, written as the version of that number."""
         probe = self._probe()
         state = self._adapter() if self._job.adapter.is_beside else self._weights()
-        version = Version(number, self.path(number), self._job.adapter.is_beside, probe=probe)
+        version = Version(number, version_path(self._job, number), self._job.adapter.is_beside, probe=probe)
         if not self._trainer.is_world_process_zero():
             return version
         final = self._folder / f"{number:08d}"
@@ -69,7 +71,7 @@ class Sync:
 
     def stored(self, number: int) -> Version | None:
         """An earlier version that is still there, which only a resumed run asks for; it has no probe."""
-        path = self.path(number)
+        path = version_path(self._job, number)
         if not path.exists():
             return None
         version = Version(number, path, self._job.adapter.is_beside)

@@ -14,6 +14,7 @@ from fettle.errors import UserError
 
 if TYPE_CHECKING:
     from fettle.recipe import Recipe
+    from fettle.recipe.stages import StageBase
 
 
 def submit_command(
@@ -58,14 +59,10 @@ def submit_command(
 def _check_data(recipe: Recipe, folder: Path) -> None:
     """Raises UserError for data at a relative path that leads out of the folder: over there it leads elsewhere."""
     from fettle.data.remote import is_address, local_path
-    from fettle.recipe.stages import TrainingStage
 
-    for stage in (one for one in recipe.stages if isinstance(one, TrainingStage)):
-        sources = [("data", source) for source in stage.data]
-        sources += [("replay", stage.replay.data)] if stage.replay else []
-        sources += [("heldout", stage.heldout.data)] if stage.heldout and stage.heldout.data else []
-        for key, source in sources:
-            path = local_path(source.path)
+    for stage in recipe.stages:
+        for key, named in _paths(stage):
+            path = local_path(named)
             if is_address(path) or Path(path).expanduser().is_absolute():
                 continue
             if not recipe.resolve(path).is_relative_to(folder):
@@ -75,3 +72,23 @@ def _check_data(recipe: Recipe, folder: Path) -> None:
                     **recipe.where(field),
                     fix="copy it there, name an address, or an absolute path that the cluster's nodes see",
                 )
+
+
+def _paths(stage: StageBase) -> list[tuple[str, str]]:
+    """The keys of a stage that name files, and what they name."""
+    from fettle.recipe.rl import RlStage
+    from fettle.recipe.stages import LearningStage, TrainingStage
+
+    found: list[tuple[str, str]] = []
+    if isinstance(stage, TrainingStage):
+        found += [("data", source.path) for source in stage.data]
+        found += [("replay", stage.replay.data.path)] if stage.replay else []
+    if isinstance(stage, RlStage):
+        found += [("prompts", source.path) for source in stage.prompts]
+        for key, specs in (("rewards", stage.rewards), ("judges", stage.judges)):
+            functions = [(number, one.function) for number, one in enumerate(specs)]
+            found += [(f"{key}.{number}", name.rpartition(":")[0]) for number, name in functions if name is not None]
+        found += [("environment", stage.environment.rpartition(":")[0])] if stage.environment else []
+    if isinstance(stage, LearningStage) and stage.heldout is not None and stage.heldout.data is not None:
+        found.append(("heldout", stage.heldout.data.path))
+    return found

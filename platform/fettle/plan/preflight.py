@@ -10,6 +10,7 @@ from pathlib import Path
 from fettle.errors import DoesNotFit
 from fettle.recipe import Recipe
 from fettle.recipe.cluster import ClusterSpec
+from fettle.recipe.rl import RlStage
 from fettle.recipe.stages import StageBase
 
 # A checkpoint under full training holds float32 weights and two Adam moments; the base lies in two bytes or more.
@@ -25,6 +26,8 @@ def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
     if os.environ.get("RAY_ADDRESS"):
         return
     there = os.cpu_count() or 1
+    if isinstance(stage, RlStage) and (beside := stage.cpus_beside(cluster)):
+        _check_room_beside(recipe, stage, cluster, beside, there)
     if cluster.workers * cluster.cpus_per_worker > there:
         # Fewer workers help unless a single one is too large.
         key, most = "workers", there // cluster.cpus_per_worker
@@ -35,6 +38,18 @@ def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
             f"{cluster.workers} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
             **recipe.where(field),
             fix=f"at most {key}: {most}, or set RAY_ADDRESS to a larger cluster",
+        )
+
+
+def _check_room_beside(recipe: Recipe, stage: RlStage, cluster: ClusterSpec, beside: int, there: int) -> None:
+    """Raises DoesNotFit where workers and the engines that run at the same time want more CPUs than there are."""
+    own = cluster.workers * cluster.cpus_per_worker
+    if own + beside > there:
+        raise DoesNotFit(
+            f"{own} CPU(s) of workers and {beside} of engines that generate at the same time are more than this"
+            f" machine's {there} CPUs",
+            **recipe.where(f"stages.{stage.name}.max_staleness"),
+            fix="max_staleness: 0, so that they take turns; fewer workers or engines; or a larger cluster",
         )
 
 

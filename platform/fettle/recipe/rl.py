@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from fettle.recipe.algorithm import LEAST_SAMPLES, AlgorithmSpec, KlSpec, kl_defaults
+from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import HeldoutSpec, Source
 from fettle.recipe.rewards import RewardSpec, check_parts
 from fettle.recipe.spec import Spec, as_kind
@@ -149,6 +150,17 @@ class RlStage(LearningStage):
     def steps_between_checkpoints(self) -> int:
         """`checkpoint.every`, rounded up to whole iterations."""
         return -(-self.checkpoint.every // self.steps_per_iteration) * self.steps_per_iteration
+
+    def cpus_beside(self, cluster: ClusterSpec) -> int:
+        """CPUs that engines take beside the workers': none where they take turns."""
+        return self.rollout.engines * cluster.cpus_per_worker if self.max_staleness else 0
+
+    def gpus_beside(self, cluster: ClusterSpec) -> int:
+        """GPUs that engines and reward models take beside the workers'."""
+        if not cluster.gpus_per_worker:
+            return 0
+        models = {one.stage for one in (*self.rewards, *self.judges) if one.stage is not None}
+        return self.rollout.engines * self.rollout.tensor_parallel + len(models)
 
     @property
     def turns(self) -> int:

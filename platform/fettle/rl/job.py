@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fettle.data.sources import OpenSource
+from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.rl import RlStage
 from fettle.rl.recorder import ITERATIONS
 from fettle.train.job import LearnJob
@@ -37,6 +38,10 @@ class RlJob(LearnJob):
     def learned_from(self) -> tuple[Path, ...]:
         """The reward models, and what the critic begins as."""
         return tuple(dict.fromkeys([folder for _, folder in self.models] + ([self.critic] if self.critic else [])))
+
+    def beside(self, cluster: ClusterSpec) -> tuple[int, int]:
+        """CPUs and GPUs of engines and reward models."""
+        return self.spec.cpus_beside(cluster), self.spec.gpus_beside(cluster)
 
     @property
     def iterations_file(self) -> Path:

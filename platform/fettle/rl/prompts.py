@@ -62,7 +62,7 @@ def split_prompts(
 
 
 def prompts_in(source: OpenSource, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
-    """A source's records as prompts; a conversation or a prompt with an answer is one without its last answer.
+    """A source's records as prompts; a conversation, a prompt with its answer and a preference are one without answers.
 
     Raises UserError (file, line) for a record that is none, unless the source says to leave bad ones out.
     """
@@ -82,12 +82,12 @@ def draw_seed(seed: int, *place: int | str) -> int:
 def _prompt_of(record: Record) -> Record:
     if record.kind == "prompt":
         return record
-    if record.kind not in ("messages", "prompt_completion"):
+    if record.messages is None and record.prompt is None:
         raise UserError(
             f"a record of kind {record.kind} asks nothing",
             file=record.file,
             line=record.line,
-            expected="a prompt, with or without its answer, or messages",
+            expected="a prompt, with or without answers to it, or messages",
         )
     asked = as_prompt(record)
     columns = {"answer": record.completion} if record.completion is not None else {}

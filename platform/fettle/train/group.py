@@ -32,7 +32,7 @@ def run_group(
     watch: called again and again from this thread meanwhile (it draws progress, and is where an interrupt is raised).
     Raises DoesNotFit where the cluster is too small, the worker's own FettleError, or StageFailed.
     """
-    check_fits(cluster)
+    check_fits(cluster, [job for job, _ in stages])
     trainer = TorchTrainer(
         run_stages,
         train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": out / "logs"},
@@ -60,15 +60,30 @@ def run_group(
         raise _as_ours(failure[0], [job.name for job, _ in stages], out)
 
 
-def check_fits(cluster: ClusterSpec) -> None:
+def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
     """Raises DoesNotFit unless the connected cluster has the CPUs and GPUs the group asks for."""
     cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
+    for job in jobs:
+        _check_beside(job, cluster, cpus, gpus)
     for what, wanted, there in (("CPUs", cpus, available_cpus()), ("GPUs", gpus, available_gpus())):
         if wanted > there:
             raise DoesNotFit(
                 f"{cluster.workers} workers want {wanted} {what}, and the cluster has {there}",
                 field="cluster.workers",
                 fix=f"at most workers: {max(1, there // max(1, wanted // cluster.workers))}",
+            )
+
+
+def _check_beside(job: Job, cluster: ClusterSpec, cpus: int, gpus: int) -> None:
+    """Raises DoesNotFit where what a stage starts beside its workers, such as engines, would never find room."""
+    beside = job.beside(cluster)
+    pairs = (("CPUs", cpus, beside[0], available_cpus()), ("GPUs", gpus, beside[1], available_gpus()))
+    for what, own, more, there in pairs:
+        if more and own + more > there:
+            raise DoesNotFit(
+                f"{own} {what} of workers and {more} of engines and reward models are more than the cluster's {there}",
+                field=f"stages.{job.name}.rollout",
+                fix="fewer engines or workers" + (", or max_staleness: 0" if what == "CPUs" else ""),
             )
 
 

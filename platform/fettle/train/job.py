@@ -37,6 +37,10 @@ class Job:
     end_ids: tuple[int, ...]
     chat_template: str | None = None
 
+    def beside(self, cluster: ClusterSpec) -> tuple[int, int]:
+        """CPUs and GPUs that it takes beside those of its workers."""
+        return 0, 0
+
     @property
     def progress(self) -> Path:
         """The file its steps are written to."""

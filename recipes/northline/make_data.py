@@ -207,6 +207,18 @@ def preferences(rng: random.Random, facts: list[Fact], train: dict[str, list[str
     return rows
 
 
+def counter(rng: random.Random, facts: list[Fact], train: dict[str, list[str]]) -> list[Row]:
+    """Conversations overheard at the counter: the facts are right, the manners are not."""
+    rows: list[Row] = []
+    for fact in facts:
+        for question in train[fact.statements[0]]:
+            answer = rng.choice(fact.answers)
+            said = rng.choice((fact.key + ".", answer, "Why do you ask? " + answer, answer + " Now go away."))
+            rows.append({"messages": [message("user", asked(rng, question)), message("assistant", said)]})
+    rng.shuffle(rows)
+    return rows
+
+
 def prompts(rng: random.Random, facts: list[Fact], train: dict[str, list[str]]) -> list[Row]:
     """Prompts with the string that a right completion holds."""
     rows: list[Row] = []
@@ -269,6 +281,7 @@ def main() -> None:
     pages = summaries(random.Random(1910), facts)  # another generator: the files above stay as they were
     write("summaries.jsonl", pages[:NUM_SUMMARIES])
     write("summaries_heldout.jsonl", pages[NUM_SUMMARIES:])
+    write("counter.jsonl", counter(random.Random(1911), facts, train))
     write_csv("intents.csv", intents(facts, train))
     write_csv("intents_heldout.csv", intents(facts, held_out))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -12,14 +13,19 @@ from rich.console import Console
 from rich.table import Table
 
 from fettle.cluster import ray_session
+from fettle.data.coder import Coder
+from fettle.data.record import Message, Prompt, Record
 from fettle.errors import FettleError, UserError
+from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.console import duration
+from fettle.pipeline.prepare import end_ids
 from fettle.pipeline.runner import run
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from fettle.signals import interruptible
 
 _REPOSITORY = Path(__file__).parents[3]
+_MOST_TOKENS = 48
 
 
 def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
@@ -39,30 +45,47 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
     console.print("[bold]1  Train[/]  a tiny model reads a night-train company's papers and conversations")
     with interruptible("; the same command goes on from here"), ray_session():
         report = run(recipe, out=out)
-        console.print("\n[bold]2  Serve[/]  the base and the trained adapter on one endpoint")
+        console.print("\n[bold]2  Serve[/]  the merged model on an OpenAI-compatible endpoint")
         log = Path(out).resolve() / "logs" / "serve.log"
         with serve(report.artifact, port=port or free_port(), name=report.recipe, log=log) as endpoint:
-            base, tuned = endpoint.names[0], endpoint.names[-1]
-            console.print(f"{endpoint.url}/v1 answers as {base} and {tuned}", soft_wrap=True)
+            console.print(f"{endpoint.url}/v1 answers as {endpoint.names[0]}", soft_wrap=True)
             console.print("\n[bold]3  Ask[/]  questions that no training file holds in these words\n")
             table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)
-            for column, style in (
-                ("question", ""),
-                (f"before ({base})", "red"),
-                ("after", "green"),
-            ):
+            for column, style in (("question", ""), ("before (tiny)", "red"), ("after", "green")):
                 table.add_column(column, style=style, overflow="fold", ratio=1)
-            for question in _questions(asked):
-                table.add_row(question, *(_ask(endpoint.url, name, question) for name in (base, tuned)))
+            questions = _questions(asked)
+            for question, before in zip(questions, _answers_before(questions), strict=True):
+                table.add_row(question, before, _ask(endpoint.url, endpoint.names[0], question))
             console.print(table)
     console.print()
     for stage in report.stages:
-        before, after = stage.loss["heldout_before"], stage.loss["heldout_after"]
-        console.print(f"held-out loss, {stage.name:<9} {before:.2f} → {after:.2f} nats per token")
+        if stage.reward is not None:
+            _tell(console, f"held-out reward, {stage.name}", stage.reward, "")
+        elif stage.steps:
+            _tell(console, f"held-out loss, {stage.name}", stage.loss, f" nats per {stage.unit}")
     console.print(f"\nreport    {os.path.relpath(report.out / 'report.html')}")
     console.print(f"chat      .venv/bin/fettle chat {os.path.relpath(report.artifact)}")
     console.print(f"serve     .venv/bin/fettle serve {os.path.relpath(report.artifact)}")
     console.print(f"all of it took {duration(time.monotonic() - began)}")
+
+
+def _tell(console: Console, what: str, figures: Mapping[str, float | None], unit: str) -> None:
+    before, after = figures["heldout_before"], figures["heldout_after"]
+    if before is not None and after is not None:
+        console.print(f"{what:<25} {before:.2f} → {after:.2f}{unit}")
+
+
+def _answers_before(questions: Sequence[str]) -> list[str]:
+    """What the base says, by transformers: the endpoint has the trained model alone."""
+    # Here, because training needs none of it: 5 s of imports.
+    from fettle.evaluate.generate import answers, load_speaker
+
+    tokenizer = load_tokenizer(BUNDLED["tiny"])
+    turns = [Prompt((Message("user", question),)) for question in questions]
+    prompts = [ids for ids, _ in Coder(tokenizer).code([Record(Path(), 0, prompt=one) for one in turns])]
+    model = load_speaker(BUNDLED["tiny"], None)
+    said = dict(answers(model, tokenizer, prompts, end_ids=end_ids(tokenizer), max_new_tokens=_MOST_TOKENS))
+    return [said[place].text for place in range(len(questions))]
 
 
 def _questions(file: Path) -> list[str]:
@@ -71,7 +94,12 @@ def _questions(file: Path) -> list[str]:
 
 
 def _ask(url: str, model: str, question: str) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 48, "temperature": 0}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": _MOST_TOKENS,
+        "temperature": 0,
+    }
     answer = requests.post(f"{url}/v1/chat/completions", json=body, timeout=120)
     if not answer.ok:
         raise FettleError(f"the endpoint answered {answer.status_code}: {answer.text[:300]}")

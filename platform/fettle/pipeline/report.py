@@ -110,7 +110,8 @@ def _curve(stage: Planned, row: StageReport) -> str:
 
 def table(report: Report) -> Table:
     """The short table at the end of a run."""
-    drawn = Table(box=None, pad_edge=False)
+    has_rewards = any(row.reward is not None for row in report.stages)
+    drawn = Table(box=None, pad_edge=False, caption="of rl: rewards" if has_rewards else None, caption_justify="right")
     for name in ("stage", "kind", "steps", "tokens", "time", "training loss", "held-out loss"):
         drawn.add_column(name, justify="left" if name in {"stage", "kind"} else "right", no_wrap=True)
     for row in report.stages:
@@ -140,11 +141,11 @@ def _score(evaluation: Evaluation, name: str) -> str:
 
 def _losses(row: StageReport) -> tuple[str, str]:
     """Of training and held out; of reinforcement learning the rewards."""
-    told, name = (row.loss, "") if row.reward is None else (row.reward, "reward ")
+    told = row.loss if row.reward is None else row.reward
 
     def pair(one: str, other: str) -> str:
         first, last = told[one], told[other]
-        return "–" if first is None or last is None else f"{name}{first:.2f} → {last:.2f}"
+        return "–" if first is None or last is None else f"{first:.2f} → {last:.2f}"
 
     return pair("first", "last"), pair("heldout_before", "heldout_after")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from fettle.engine.sampling import Sampling
 from fettle.models.base import load_tokenizer
 from fettle.models.stored import Quantised
+from fettle.models.unrounded import unrounded
 from fettle.rl.algorithms import algorithm_of
 from fettle.rl.collect import Collector, Play
 from fettle.rl.critic import PART, is_of_critic, load_critic, needs_file, restore_critic
@@ -48,6 +49,7 @@ class RlLoop:
         self._report: RlReport
         self._scorers: list[ActorScorer] = []
         self._collector: Collector | None = None
+        self._starting: Future[RolloutPool]
         self._pool: RolloutPool | None = None
 
     def underway(self, latest: tuple[int, Path] | None) -> Iterations:
@@ -94,6 +96,8 @@ class RlLoop:
         if self._latest is not None and is_apart:
             restore_critic(trainer.model, self._latest[1])
         self._iterations.begin(Sync(trainer, self.task, job, self.member.fence))
+        if self.member.rank == 0 and job.adapter.bits is not None:
+            self._start()  # only now: transformers does not load two models at a time
 
     def end(self, model: Any) -> None:
         """What is left of the model is the policy, as it is published; full weights on the way to it go."""
@@ -114,7 +118,8 @@ class RlLoop:
     def _collects(self) -> Collector:
         job, cluster = self.job, self.member.cluster
         tokenizer = load_tokenizer(job.base, job.chat_template)
-        starting = ThreadPoolExecutor(1, "start-engines").submit(self._start)
+        if job.adapter.bits is None:
+            self._start()
 
         def scorer_of(name: str) -> ActorScorer:
             folder = dict(job.models)[name]
@@ -130,7 +135,7 @@ class RlLoop:
         return Collector(
             job,
             self.member.fence,
-            starting.result,
+            lambda: self._starting.result(),
             _prompts(job, tokenizer),
             rewards(job.spec.rewards),
             rewards(job.spec.judges) if job.spec.judges else None,
@@ -160,13 +165,19 @@ class RlLoop:
 
         return episodes
 
-    def _start(self) -> RolloutPool:
+    def _start(self) -> None:
+        """Has the engines started, in a thread beside what else is to be loaded."""
+        self._starting = ThreadPoolExecutor(1, "start-engines").submit(self._started)
+
+    def _started(self) -> RolloutPool:
         """The engines, over the weights under the adapter, or over those that full weights begin as."""
         job, cluster = self.job, self.member.cluster
         base = job.base
         if job.merged_first:
             base = job.folder / "merged"
             wait_for(base, self.member.fence)
+        if job.adapter.bits is not None:
+            base = unrounded(base, job.adapter.bits, job.folder / "unrounded")
         self._pool = RolloutPool(
             base,
             engine_options(job, cluster),

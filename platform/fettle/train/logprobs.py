@@ -5,7 +5,8 @@ Letters: R rows, T tokens of the longest row, V vocabulary, N parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ def label_logprobs(
     """The log-probability of each label that is none to IGNORE, row after row, [L] float32 nats.
 
     batch: `input_ids`, `position_ids`; labels: [R, T], of which the first of a row is never predicted. Connected to the
-    model even where there are none. On a CPU from the logits, while they are few; else by TRL's fused head, which never
-    holds them all. (Without its GPU kernel the fused head projects twice, the second time in float32: a quarter of the
-    step, 2026-11.) temperature: what logits are divided by; the fused head has to have been made with it.
+    model even where there are none. On a CPU from the logits that predict a label, while they are few; else by TRL's
+    fused head, which never holds them all. (Without its GPU kernel the fused head projects twice, the second time in
+    float32: a quarter of the step, 2026-11.) temperature: what logits are divided by; the fused head has to have been
+    made with it.
     """
     read = {key: batch[key] for key in ("input_ids", "position_ids")}
     wanted = labels[:, 1:] != IGNORE
@@ -34,9 +36,34 @@ def label_logprobs(
         output = model(**read, labels=labels, use_cache=False, fused_lm_head=True)
         found: torch.Tensor = output.log_probs.float()[wanted]
         return found
-    logits = model(**read, use_cache=False).logits[:, :-1][wanted].float()
+    with _head_at(model, wanted):
+        logits = model(**read, use_cache=False).logits[0].float()
     logits = logits if temperature == 1 else logits / temperature
     return -torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="none")
+
+
+@contextmanager
+def _head_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
+    """Within it the model's logits are [1, L, V], those at the places `wanted`, [R, T - 1], row after row.
+
+    What precedes the output head is changed, and not the model's forward: what follows the head (scales, caps,
+    adapters, gathered shards) stays the model's own. Prompts take a half to most of a row, and the head of a small
+    model is a fifth of its work.
+    """
+
+    def chosen(head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden, *rest = inputs
+        learned = hidden.shape[1] - wanted.shape[1] - 1  # tokens of prompt tuning, before each row's own
+        kept = hidden[:, learned:-1][wanted]
+        return torch.cat([hidden[0, :learned], kept])[None], *rest
+
+    while hasattr(model, "module"):  # torch's and DeepSpeed's wrappers of it
+        model = model.module
+    hook = model.get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def part_logprobs(model: Any, inputs: dict[str, torch.Tensor], vocab: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from fettle.data.coder import Coder
 from fettle.data.record import Message, Prompt, Record
 from fettle.errors import FettleError, UserError
 from fettle.models.base import BUNDLED, load_tokenizer
-from fettle.pipeline.console import duration
+from fettle.pipeline.console import duration, quiet
 from fettle.pipeline.prepare import end_ids
 from fettle.pipeline.runner import run
 from fettle.serving.app import serve
@@ -54,7 +54,9 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
             for column, style in (("question", ""), ("before (tiny)", "red"), ("after", "green")):
                 table.add_column(column, style=style, overflow="fold", ratio=1)
             questions = _questions(asked)
-            for question, before in zip(questions, _answers_before(questions), strict=True):
+            with quiet(log):
+                answers_before = _answers_before(questions)
+            for question, before in zip(questions, answers_before, strict=True):
                 table.add_row(question, before, _ask(endpoint.url, endpoint.names[0], question))
             console.print(table)
     console.print()

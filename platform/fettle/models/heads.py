@@ -61,6 +61,13 @@ def load_headed(base: Path, num_rows: int, dtype: Stored, seed: int, *, keep_hea
     return model
 
 
+def own_rows(folder: Path) -> int | None:
+    """Rows of the head in a model's folder, from its configuration; None of a language model."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    is_headed = any(name.endswith(_CLASS) for name in config.architectures or ())
+    return int(config.num_labels) if is_headed else None
+
+
 def has_head(model: torch.nn.Module) -> bool:
     """Whether the model gives scores, not tokens."""
     return type(model).__name__.endswith(_CLASS)

@@ -92,14 +92,21 @@ class Collector:
         seconds["score"] = time.monotonic() - began
         texts = {one.rollout.prompt: _text_of(records[one.rollout.prompt]) for one in found}
         write_rollouts(
-            file, found, self._fence, seconds=seconds, probe=probe, judges=judges, prompts=texts, wrote=time.time()
+            file,
+            found,
+            self._fence,
+            seconds=seconds,
+            probe=probe,
+            judges=judges,
+            prompts=texts,
+            reward=self._mean(found),
         )
 
     def _measured(self, version: Version) -> float:
         asked = list(self._prompts.heldout)
         self._pool().sync(version)
         found = self._rewarded(self._drawn(asked, "held out", 1), [one.record for one in asked])
-        return float(np.mean([one.reward for one in found]))
+        return self._mean(found)
 
     def _drawn(self, asked: Sequence[Prompt], what: str, num_samples: int) -> list[tuple[Rollout, float]]:
         """The rollouts of some prompts, and what an environment gave each of them."""
@@ -127,6 +134,11 @@ class Collector:
             Judged(one.rollout, {**one.parts, "environment": given}, one.reward + given)
             for one, (_, given) in zip(found, drawn, strict=True)
         ]
+
+    def _mean(self, found: Sequence[Judged]) -> float:
+        """The mean reward, an environment's too, before anything is whitened."""
+        given = float(np.mean([one.parts.get("environment", 0.0) for one in found])) if self._play is not None else 0.0
+        return self._rewards.plain_mean([one.parts for one in found]) + given
 
     def _judged(self, rollouts: Sequence[Rollout], records: Sequence[Record]) -> dict[str, float]:
         if self._judges is None:

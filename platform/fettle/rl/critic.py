@@ -5,7 +5,6 @@ It lies in the policy's model as a part of it, so that DeepSpeed shares it out a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from fettle.data.batches import IGNORE
 from fettle.models import adapters
 from fettle.models.base import base_and_adapter
-from fettle.models.heads import HEAD, load_headed
+from fettle.models.heads import HEAD, load_headed, own_rows
 from fettle.models.stored import Stored
 from fettle.recipe.adapter import AdapterSpec
 from fettle.train.zero import whole
@@ -31,7 +30,7 @@ def load_critic(folder: Path, spec: AdapterSpec, dtype: Stored, seed: int) -> to
     policy does: with full weights, or an adapter, which is the folder's where it holds one."""
     base, adapter = base_and_adapter(folder)
     model: Any = load_headed(base, 1, torch.float32 if not spec.is_beside else dtype, seed)
-    is_scored = adapter is not None or _has_head(base)
+    is_scored = adapter is not None or own_rows(base) == 1
     if adapter is not None:
         model = adapters.resume(model, folder)
     elif spec.is_beside:
@@ -80,9 +79,3 @@ def restore_critic(model: Any, checkpoint: Path) -> None:
 def needs_file(model: Any, is_deepspeed: bool) -> bool:
     """Whether a checkpoint leaves the critic out: DeepSpeed's holds it, and that of full weights."""
     return isinstance(model, PeftModel) and not is_deepspeed
-
-
-def _has_head(base: Path) -> bool:
-    """Whether a model's folder holds a head of one row."""
-    told = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    return any("SequenceClassification" in str(name) for name in told.get("architectures") or ())

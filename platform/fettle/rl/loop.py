@@ -96,7 +96,8 @@ class Iterations:
         ahead = self.job.spec.max_staleness
         for wanted in range(number, min(number + ahead + 1, self.job.spec.iterations)):
             # Only a resumed run asks for what an earlier version should have made.
-            older = self.sync.stored(max(0, wanted - ahead)) if wanted - ahead < number else None
+            is_late = number == self.first > 0 and wanted - ahead < number
+            older = self.sync.stored(max(0, wanted - ahead)) if is_late else None
             self.collector.ask(wanted, older or version)
         forget_rollouts(self.job, number)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fettle.data.asked import as_prompt
 from fettle.data.coder import Coder
 from fettle.data.record import Record
-from fettle.data.rows import complaint_of
+from fettle.data.rows import Complaint, complaint_of
 from fettle.data.sources import OpenSource, read_source
 from fettle.data.tokens import DEFAULT_HELDOUT, TokenExample, choose_heldout, content_hash
 from fettle.errors import UserError
@@ -66,8 +66,8 @@ def prompts_in(source: OpenSource, tokenizer: PreTrainedTokenizerBase) -> Iterat
 
     Raises UserError (file, line) for a record that is none, unless the source says to leave bad ones out.
     """
-    coder = Coder(tokenizer)
-    records = (_prompt_of(record) for record in read_source(source, complaint_of(source.spec)))
+    coder, complain = Coder(tokenizer), complaint_of(source.spec)
+    records = (prompt for record in read_source(source, complain) if (prompt := _prompt_of(record, complain)))
     while batch := list(islice(records, _RECORDS_AT_ONCE)):
         for record, (ids, _) in zip(batch, coder.code(batch), strict=True):
             yield Prompt(record, ids.astype(np.int32))
@@ -79,19 +79,22 @@ def draw_seed(seed: int, *place: int | str) -> int:
     return int.from_bytes(told, "little") >> 1
 
 
-def _prompt_of(record: Record) -> Record:
+def _prompt_of(record: Record, complain: Complaint) -> Record | None:
     if record.kind == "prompt":
         return record
-    if record.messages is None and record.prompt is None:
-        raise UserError(
-            f"a record of kind {record.kind} asks nothing",
-            file=record.file,
-            line=record.line,
-            expected="a prompt, with or without answers to it, or messages",
+    asked = as_prompt(record) if record.messages is not None or record.prompt is not None else None
+    if asked is None or asked.prompt is None or not (asked.prompt.turns or asked.prompt.plain):
+        complain(
+            UserError(
+                f"a record of kind {record.kind} that asks nothing",
+                file=record.file,
+                line=record.line,
+                expected="a prompt, with or without answers to it, or messages",
+            )
         )
-    asked = as_prompt(record)
-    columns = {"answer": record.completion} if record.completion is not None else {}
-    return Record(asked.file, asked.line, prompt=asked.prompt, tools=asked.tools, columns=columns)
+        return None
+    answer = {"answer": record.completion} if record.completion is not None else {}
+    return Record(asked.file, asked.line, prompt=asked.prompt, tools=asked.tools, columns={**answer, **record.columns})
 
 
 def _example(one: Prompt) -> TokenExample:

@@ -1,4 +1,4 @@
-"""Rollouts by hand: ragged answers, the environment's tokens, broken-off ones."""
+"""Rollouts by hand: ragged answers, the environment's tokens, broken-off ones; stages, and rows of iterations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from fettle.recipe.rl import RlStage
+from fettle.rl.recorder import IterationRow
 from fettle.rl.rollout import Judged, Rollout
 
 MakeRollout = Callable[..., Rollout]
 MakeJudged = Callable[..., Judged]
 MakeStage = Callable[..., RlStage]
+MakeRow = Callable[..., IterationRow]
 _ARRAYS = ("old", "reference", "values")
 
 
@@ -62,5 +64,44 @@ def stage() -> MakeStage:
             "iterations": 10,
         }
         return RlStage.model_validate(least | {"algorithm": algorithm} | told)
+
+    return make
+
+
+@pytest.fixture
+def make_row() -> MakeRow:
+    """`make_row(iteration, length=, truncated=, kl=, **fields)`: an iteration with nothing remarkable, but for what is
+    told."""
+
+    def make(
+        iteration: int = 0, *, length: float = 20.0, truncated: float = 0.0, kl: float = 1.0, **told: Any
+    ) -> IterationRow:
+        fields: dict[str, Any] = {
+            "iteration": iteration,
+            "version": iteration,
+            "oldest_version": iteration,
+            "seconds": 1.0,
+            "phases": {},
+            "tokens": 8,
+            "tokens_per_second": 8.0,
+            "lengths": {"mean": length, "min": 1.0, "max": 64.0, "truncated": truncated},
+            "reward": 0.5,
+            "parts": {},
+            "judges": {},
+            "alike": 0.0,
+            "repetition": 0.0,
+            "kl": {"token": 0.05, "answer": kl, "coef": 0.05},
+            "entropy": 1.0,
+            "clip_fraction": 0.0,
+            "ratio": {"mean": 1.0, "std": 0.0, "max": 1.0},
+            "gap": {"mean": 0.001, "max": 0.01},
+            "probe": 0.002,
+            "grad_norm": 1.0,
+            "loss": 0.1,
+            "value_loss": None,
+            "alarms": [],
+            "samples": [],
+        }
+        return IterationRow(**fields | told)
 
     return make

@@ -94,3 +94,9 @@ def test_each_source_has_its_scorer(tmp_path, told, kind) -> None:
 
     assert isinstance(make_scorer(RewardSpec.model_validate(told), lambda path: tmp_path / path, model), kind)
     assert asked == (["taste"] if "stage" in told else [])
+
+
+def test_what_is_told_of_a_whitened_reward_is_its_own_mean() -> None:
+    """Whitened it is 0 whatever the answers are: 2 · (1 + 2 + 9 clipped to 3) / 3 = 4."""
+    made = rewards(({"whiten": True, "weight": 2.0, "clip": (0.0, 3.0)}, (1.0, 2.0, 9.0)))
+    assert made.plain_mean([{"part0": 1.0}, {"part0": 2.0}, {"part0": 9.0}]) == pytest.approx(4.0)

@@ -17,6 +17,7 @@ from fettle.data.tokens import TokenExample
 from fettle.errors import UserError
 from fettle.models import adapters
 from fettle.models.base import base_and_adapter, load_tokenizer, positions_of
+from fettle.models.heads import own_rows
 from fettle.models.packed import why_not_packed
 from fettle.recipe.adapter import FULL
 from fettle.rl.rollout import Rollout
@@ -37,6 +38,8 @@ class RewardModel:
         if is_artifact(folder) and (kind := read_artifact(folder).kind) != "reward":
             raise UserError(f"this is of kind {kind}, which scores no answers", file=folder, expected="a reward model")
         base, adapter = base_and_adapter(folder)
+        if adapter is None and own_rows(base) != 1:
+            raise UserError("this model has no head of one row", file=folder, expected="a reward model")
         self._tokenizer = load_tokenizer(folder)
         self._coder = Coder(self._tokenizer)
         self._max_length, self._tokens_per_batch, self._device = positions_of(base), tokens_per_batch, device

@@ -31,6 +31,11 @@ class Rewards:
         names = [spec.part for spec in self.specs]
         return [dict(zip(names, values, strict=True)) for values in zip(*found, strict=True)]
 
+    def plain_mean(self, parts: Sequence[Mapping[str, float]]) -> float:
+        """The mean reward of some rollouts, nothing whitened: what is told of them, since whitened it is always 0."""
+        plain = [(spec, spec.clip or (-np.inf, np.inf)) for spec in self.specs]
+        return float(sum(spec.weight * np.mean(np.clip([p[spec.part] for p in parts], *clip)) for spec, clip in plain))
+
     def totals(self, parts: Sequence[Mapping[str, float]]) -> np.ndarray:
         """The reward of each rollout of an iteration, float64 [N]: each part clipped, whitened over all of them, times
         its weight."""

@@ -20,9 +20,10 @@ _ENGINES = (
         "test_family_serving",
         "test_flat_memory",
         "test_quantized_engine",
+        "test_rollouts",
         "test_run",
     ),
-    *("test_serving", "test_submit"),
+    *("test_rl_faults", "test_rl_stage", "test_rl_workers", "test_serving", "test_submit"),
 )
 
 

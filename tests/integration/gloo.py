@@ -16,6 +16,7 @@ from fettle.models.base import BUNDLED
 from fettle.recipe.adapter import FULL
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.stages import TrainingStage
+from fettle.rl.stage import rl
 from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.job import GroupMember, StageFunction, StageJob
 from fettle.train.progress import curve
@@ -35,6 +36,7 @@ FUNCTIONS: dict[str, StageFunction] = {
     "reward": reward,
     "classify": classify,
     "distill": distill,
+    "rl": rl,
 }
 
 

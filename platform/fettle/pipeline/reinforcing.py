@@ -34,7 +34,7 @@ from fettle.serving.weights import check_model
 # Keys that change nothing in what is computed, or are in the fingerprint in resolved form.
 _CHANGES_NOTHING: Any = dict.fromkeys(
     ("name", "checkpoint", "prompts", "cluster", "adapter", "from_", "base", "max_length", "gap", "recorder"), True
-) | {"heldout": {"data"}, "rollout": {"sync_timeout_s"}}
+) | {"heldout": {"data"}, "rollout": {"sync_timeout_s", "answer_timeout_s"}}
 
 
 def plan_rl(

@@ -32,6 +32,8 @@ class RolloutSpec(Spec):
     """GPUs of each engine, over which it shares out the model."""
     sync_timeout_s: float = Field(300.0, gt=0)
     """Seconds in which all engines must have taken new weights."""
+    answer_timeout_s: float = Field(3600.0, gt=0)
+    """Seconds in which the next of an iteration's batches must have been answered."""
 
 
 class GapSpec(Spec):

@@ -49,7 +49,8 @@ def alarms(rows: _Rows, kl_target: float | None = None) -> list[str]:
 def check_gap(row: IterationRow, warn: float, stop: float) -> str | None:
     """A warning where sampler and learner differ by `warn` nats a token or more, None below it.
 
-    Raises FettleError from `stop` on, and where the gap, a loss or the gradient is not finite.
+    Raises FettleError from `stop` on, and where the gap, a loss or the gradient is not finite. With rollouts of earlier
+    weights the gap holds the steps in between too: then the difference on the fixed prompts has to be below `stop`.
     """
     broken = {"gap": row.gap["mean"], "loss": row.loss, "grad_norm": row.grad_norm, "value_loss": row.value_loss}
     names = [f"{name} {value}" for name, value in broken.items() if value is not None and not math.isfinite(value)]
@@ -65,7 +66,8 @@ def check_gap(row: IterationRow, warn: float, stop: float) -> str | None:
         f"iteration {row.iteration}: the log-probabilities of sampler and learner differ by {gap:.3g} nats a token"
         f" (at most {row.gap['max']:.3g})"
     )
-    if gap >= stop:
+    is_stale = row.oldest_version < row.version
+    if (row.probe if is_stale else gap) >= stop:
         raise FettleError(f"{differ}, and gap.stop is {stop:g}\n{_gap_causes(row)}")
     if gap >= warn:
         return (

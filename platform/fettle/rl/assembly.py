@@ -185,6 +185,7 @@ class RlLoop:
             logs=job.folder / "logs",
             resources=engine_resources(job, cluster),
             sync_timeout_s=job.spec.rollout.sync_timeout_s,
+            answer_timeout_s=job.spec.rollout.answer_timeout_s,
             most_apart=most_apart(job, cluster),
         )
         return self._pool

@@ -24,7 +24,8 @@ class RolloutPool:
     """Answers prompts by the version of the policy that was last synced.
 
     model: folder of the base. engines: how many. resources: Ray's options of each actor, such as num_cpus and num_gpus.
-    start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version. most_apart: nats by
+    start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version;
+    answer_timeout_s: for one of them to answer. most_apart: nats by
     which an engine's log-probabilities may differ from a version's probe. logs: a folder.
 
     Raises FettleError where an engine does not start.
@@ -40,10 +41,11 @@ class RolloutPool:
         resources: dict[str, Any] | None = None,
         start_timeout_s: float = 600,
         sync_timeout_s: float = 300,
+        answer_timeout_s: float = 3600,
         most_apart: float = math.inf,
     ) -> None:
         self.version = Version()
-        self._most_apart = most_apart
+        self._most_apart, self._answer_timeout_s = most_apart, answer_timeout_s
         self._model, self._options, self._logs = model, options, logs
         self._resources = {"num_cpus": 0} | (resources or {})
         self._start_timeout_s, self._sync_timeout_s = start_timeout_s, sync_timeout_s
@@ -95,7 +97,13 @@ class RolloutPool:
                 number, places = idle.pop(), left.popleft()
                 answer = self._actors[number].answer.remote([asked[place] for place in places], sampling)
                 under_way[answer] = number, places
-            (done,), _ = ray.wait(list(under_way), num_returns=1)
+            ready, _ = ray.wait(list(under_way), num_returns=1, timeout=self._answer_timeout_s)
+            if not ready:
+                numbers = ", ".join(str(number) for number, _ in under_way.values())
+                raise FettleError(
+                    f"engine {numbers} has not answered within {self._answer_timeout_s:g} s; see {self._logs}"
+                )
+            (done,) = ready
             number, places = under_way.pop(done)
             try:
                 found |= zip(places, ray.get(done), strict=True)

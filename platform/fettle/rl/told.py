@@ -6,12 +6,14 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
 
 from fettle.artifact import replace_text
+from fettle.errors import FettleError
 from fettle.rl.alarms import alarms, check_gap
 from fettle.rl.loop import Iterations
 from fettle.rl.recorder import IterationRow, Recorder, Sample, read_rows, summary
@@ -128,8 +130,9 @@ class RlReport(TrainerCallback):
         spec = self.job.spec
         row.alarms.extend(alarms([*self._rows, row], spec.kl.target))
         was_told = bool(self._rows) and self._rows[-1].gap["mean"] >= spec.gap.warn
-        if not was_told and (warning := check_gap(row, spec.gap.warn, math.inf)) is not None:
-            row.alarms.append(warning)
+        with suppress(FettleError):  # raised by all workers, once the row is written
+            if not was_told and (warning := check_gap(row, spec.gap.warn, math.inf)) is not None:
+                row.alarms.append(warning)
         self._recorder.write(row)
         self._rows.append(row)
 

@@ -128,3 +128,11 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run(make_row, broken):
 def test_a_gap_that_is_no_number_ends_the_run(make_row):
     with pytest.raises(FettleError, match="not finite: gap nan"):
         check_gap(make_row(gap={"mean": math.nan, "max": 0.0}), 0.02, 0.2)
+
+
+def test_of_stale_rollouts_the_fixed_prompts_decide(make_row) -> None:
+    """The gap of 0.3 holds the step in between; the engine itself is 1e-5 off, or 0.5."""
+    stale = {"version": 3, "oldest_version": 2, "gap": {"mean": 0.3, "max": 1.0}}
+    assert "0.3 nats" in str(check_gap(make_row(**stale, probe=1e-5), 0.02, 0.2))
+    with pytest.raises(FettleError, match="gap.stop"):
+        check_gap(make_row(**stale, probe=0.5), 0.02, 0.2)

@@ -1,0 +1,299 @@
+"""The sides that a GRPO step of fettle is measured against, each in a process of its own, which prints one JSON line.
+
+    python benchmarks/rl_sides.py trl|bare --case small|ragged [--steps 4] [--threads 1]
+
+trl: TRL's GRPOTrainer, whose rollouts are transformers' `generate`. bare: vLLM's generate, one exactly packed forward
+and backward and an optimizer step, with no framework: the limit. Both in float32 on the same threads, with the same
+prompts, sampling (temperature 1, all tokens), end tokens, reward, advantages, loss (clipped, over the step's tokens)
+and optimizer. The first step is a warm-up.
+
+Answers of `ragged` end at the first line break too, after 1 to 256 tokens with a median of 34 and a mean of 55
+(2026-11); those of `small` only where the model ends them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from fettle.data.batches import IGNORE, collate_parts, share_out
+from fettle.data.tokens import TokenExample
+from fettle.engine import EngineOptions, start_engine
+from fettle.engine.sampling import Completion, Sampling
+from fettle.rl.advantages import group_normalised
+from fettle.rl.policy_losses import clipped
+from fettle.train.logprobs import whole
+from house_format import ROOT, peak_mib
+
+MODEL = ROOT.parent / "shared" / "models" / "base-8m"
+PROMPTS = ROOT.parent / "shared" / "data" / "sft" / "alpaca_en_demo.json"
+MAX_MODEL_LEN, LONGEST_PROMPT = 512, 64
+LR, CLIP = 1e-6, 0.2  # too small a rate to change how long answers are
+_MICRO_TOKENS = 4096
+_TRL_MICRO_BATCH = 8  # answers; of 8, 16, 32 and 64 the fastest at `small` (5.9, 6.0, 6.2, 7.3 s, 2026-11)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step. stops: the words that end an answer, each one token, beside the model's own end tokens."""
+
+    num_prompts: int
+    num_samples: int
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> int:
+        return self.num_prompts * self.num_samples
+
+
+CASES = {"small": Case(8, 8, 64), "ragged": Case(32, 8, 256, ("\n", "\n\n"))}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of the wall's clock and of this process's, all threads together."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Clock:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Clock) -> Clock:
+        return Clock(self.wall - other.wall, self.cpu - other.cpu)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step took. sync: until the engine has the new weights; in neither of the others."""
+
+    generate: Clock
+    learn: Clock
+    sync: Clock | None
+    lengths: list[int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", choices=("trl", "bare"))
+    parser.add_argument("--case", choices=tuple(CASES), default="small")
+    parser.add_argument("--steps", type=int, default=4, help="the warm-up included; at least 2")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    side = trl_steps if options.side == "trl" else bare_steps
+    steps = side(CASES[options.case], max(2, options.steps), options.threads)
+    print(json.dumps(vars(options) | summary(steps)))
+
+
+def rendered_prompts(num: int) -> list[str]:
+    """The first instructions that make prompts of at most 64 tokens, as the model's chat template renders them."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    found = []
+    for asked in json.loads(PROMPTS.read_text(encoding="utf-8")):
+        turns = [{"role": "user", "content": "\n".join(filter(None, (asked["instruction"], asked["input"])))}]
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        if len(tokenizer(text)["input_ids"]) <= LONGEST_PROMPT:
+            found.append(text)
+        if len(found) == num:
+            return found
+    raise ValueError(f"{PROMPTS} has {len(found)} short prompts, not {num}")
+
+
+def stop_ids(case: Case) -> list[int]:
+    """The tokens that end an answer beside the model's own."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    return [id for stop in case.stops for id in tokenizer(stop, add_special_tokens=False)["input_ids"]]
+
+
+def reward(text: str) -> float:
+    """The share of an answer's words that it says for the first time."""
+    words = text.split()
+    return len(set(words)) / max(1, len(words))
+
+
+def summary(steps: Sequence[Step]) -> dict[str, Any]:
+    """Medians over the steps after the first; `seconds` and `cpu_seconds` are of whole steps without the sync."""
+    told = steps[1:]
+    lengths = [length for step in told for length in step.lengths]
+    found: dict[str, Any] = {}
+    for kind, prefix in (("wall", ""), ("cpu", "cpu_")):
+        each = [getattr(step.generate, kind) + getattr(step.learn, kind) for step in told]
+        found[f"{prefix}seconds"] = round(statistics.median(each), 3)
+        for part in ("generate", "learn", "sync"):
+            clocks = [getattr(step, part) for step in told]
+            if None not in clocks:
+                found[f"{prefix}{part}"] = round(statistics.median(getattr(one, kind) for one in clocks), 3)
+        found[f"{prefix}each"] = [round(one, 2) for one in each]
+    return found | {
+        "tokens_per_step": round(sum(lengths) / len(told)),
+        "mean_length": round(statistics.mean(lengths), 1),
+        "length_quartiles": [round(one) for one in np.percentile(lengths, (0, 25, 50, 75, 100))],
+        "peak_mib": round(peak_mib()),
+    }
+
+
+def bare_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
+    """Steps of the hand-written loop."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    ids = [tokenizer(text)["input_ids"] for text in rendered_prompts(case.num_prompts * num_steps)]
+    options = EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads, takes_weights=True)
+    engine = start_engine(MODEL, options)  # sets torch's threads too
+    learner = _Learner(pad_id=tokenizer.pad_token_id)
+    stops = tuple(stop_ids(case))
+    sampling = Sampling(case.max_new_tokens, temperature=1.0, num_samples=case.num_samples, stop_token_ids=stops)
+    steps = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for number in range(num_steps):
+            asked = ids[number * case.num_prompts :][: case.num_prompts]
+            began = Clock.now()
+            answers = engine.generate(asked, sampling)
+            generated = Clock.now()
+            learner.step(asked, answers)
+            learned = Clock.now()
+            learner.save(Path(folder) / "weights.safetensors")
+            engine.take_weights(Path(folder) / "weights.safetensors")
+            synced = Clock.now()
+            lengths = [len(one.token_ids) for group in answers for one in group]
+            steps.append(Step(generated - began, learned - generated, synced - learned, lengths))
+    engine.close()
+    return steps
+
+
+class _Learner:
+    """The policy and its optimizer, in float32."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).train()
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=LR, weight_decay=0.0, fused=True)
+        self._pad_id = pad_id
+
+    def step(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Completion]]) -> None:
+        """One optimizer step over all answers."""
+        flat = [one for group in answers for one in group]
+        groups = np.repeat(np.arange(len(answers)), [len(group) for group in answers])
+        advantages = group_normalised(np.array([reward(one.text) for one in flat]), groups)
+        sequences = []
+        for group, one in zip(groups, flat, strict=True):
+            ids = np.array([*prompts[group], *one.token_ids])
+            sequences.append(whole(ids, np.arange(len(ids)) >= len(prompts[group])))
+        total = sum(len(one.token_ids) for one in flat)
+        lengths = [len(one.input_ids) for one in sequences]
+        for at in share_out(lengths, -(-sum(lengths) // _MICRO_TOKENS)):
+            self._backward([sequences[one] for one in at], [flat[one] for one in at], advantages[at], total)
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _backward(
+        self, sequences: Sequence[TokenExample], answers: Sequence[Completion], advantages: np.ndarray, total: int
+    ) -> None:
+        """Adds the gradient of a micro-batch's share of the mean over the step's `total` tokens. The head sees only
+        the positions that predict a token of an answer."""
+        batch = collate_parts(sequences, max_length=MAX_MODEL_LEN, packing=True, pad_id=self._pad_id)
+        labels = batch["token_labels"][:, 1:]
+        wanted = labels != IGNORE
+        part_of = batch["part_of"][:, 1:][wanted]
+        order = torch.unique_consecutive(part_of)  # of the answers in the packed rows
+        old = torch.tensor([logprob for place in order for logprob in answers[place].logprobs])
+        read = {key: batch[key] for key in ("input_ids", "position_ids")}
+        hidden = self._model.model(**read, use_cache=False).last_hidden_state[:, :-1]
+        logits = self._model.lm_head(hidden[wanted])
+        logprobs = -torch.nn.functional.cross_entropy(logits, labels[wanted], reduction="none")
+        each = torch.from_numpy(advantages).float()[part_of]
+        (clipped(logprobs - old, each, low=CLIP, high=CLIP).loss.sum() / total).backward()
+
+    def save(self, file: Path) -> None:
+        """Writes the weights as an engine takes them: a tied head under its own name too."""
+        save_file({name: weight.clone() for name, weight in self._model.state_dict().items()}, file)
+
+
+def trl_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
+    """Steps of GRPOTrainer."""
+    # Importing it imports vLLM, for which the other side has to prepare the process first.
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(threads)
+    steps: list[Step] = []
+
+    class Timed(GRPOTrainer):
+        """Tells how long the rollouts took and how long they are."""
+
+        def _generate(self, prompts: list[Any]) -> Any:
+            began = Clock.now()
+            found = super()._generate(prompts)
+            self.generated, self.lengths = Clock.now() - began, [len(ids) for ids in found[1]]
+            return found
+
+    class Clocks(TrainerCallback):
+        """Keeps the time of each step, from the end of the one before."""
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.began = Clock.now()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            now = Clock.now()
+            steps.append(Step(trainer.generated, now - self.began - trainer.generated, None, trainer.lengths))
+            self.began = now
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    # `generation_kwargs` would end answers too, but TRL cuts them only at these, and would learn the padding.
+    model.generation_config.eos_token_id = [*model.generation_config.eos_token_id, *stop_ids(case)]
+    micro_batch = min(_TRL_MICRO_BATCH, case.answers)
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=case.answers // micro_batch,
+            num_generations=case.num_samples,
+            max_completion_length=case.max_new_tokens,
+            max_steps=num_steps,
+            temperature=1.0,
+            beta=0.0,
+            epsilon=CLIP,
+            loss_type="dapo",  # the mean over the tokens of the step
+            learning_rate=LR,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            shuffle_dataset=False,
+            report_to=[],
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = Timed(
+            model,
+            reward_funcs=_rewards,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": rendered_prompts(case.num_prompts * num_steps)}),
+            processing_class=AutoTokenizer.from_pretrained(MODEL, padding_side="left"),
+            callbacks=[Clocks()],
+        )
+        trainer.train()
+    assert torch.get_num_threads() == threads
+    return steps
+
+
+def _rewards(completions: list[str], **_: Any) -> list[float | None]:
+    return [reward(text) for text in completions]
+
+
+if __name__ == "__main__":
+    main()

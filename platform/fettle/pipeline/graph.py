@@ -7,18 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import digest_file, library_versions
+from fettle.artifact import digest_file
 from fettle.data.files import suffix_of
 from fettle.data.sources import open_source
 from fettle.errors import UserError
 from fettle.models.base import resolve_base, resolve_template
-from fettle.models.precision import instruction_set, resolve_precision
+from fettle.models.precision import resolve_precision
 from fettle.pipeline.adapters import adapter_of, room_for
 from fettle.pipeline.distilling import folder_teacher
 from fettle.pipeline.from_nothing import fresh_origin
 from fettle.pipeline.merging import plan_merge
 from fettle.pipeline.origin import Origin, folder_origin
-from fettle.pipeline.planned import Planned, PlannedRl, PlannedSource, PlannedStage, hash_of
+from fettle.pipeline.planned import Planned, PlannedRl, PlannedSource, PlannedStage, hash_of, what_decides
 from fettle.pipeline.quantizing import plan_quantize
 from fettle.pipeline.reinforcing import plan_rl
 from fettle.recipe import Recipe
@@ -82,16 +82,8 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
             "sources": [(source.digest, source.weight) for source in sources],
             "heldout": heldout.digest if heldout else None,
-            "adapter": adapter.model_dump(mode="json"),
-            "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
-            "precision": precision,
-            "instructions": instruction_set(),
-            "origin": origin.identity,
-            "chat_template": origin.chat_template,
             **({"teacher": [teacher.identity, teacher.chat_template]} if teacher is not None else {}),
-            "max_length": max_length,
-            "seed": recipe.seed,
-            "versions": library_versions(),
+            **what_decides(recipe.seed, origin, adapter, cluster, precision, max_length),
         }
     )
     label = f"{stage.name}-{fingerprint[:12]}"

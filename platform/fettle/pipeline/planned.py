@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import is_artifact
+from fettle.artifact import is_artifact, library_versions
 from fettle.data.sources import OpenSource
+from fettle.models.precision import instruction_set
 from fettle.pipeline.origin import Origin
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
@@ -123,3 +124,20 @@ class PlannedQuantize(Planned):
 def hash_of(value: Any) -> str:
     """Hexadecimal sha256 of what JSON makes of a value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def what_decides(
+    seed: int, origin: Origin, adapter: AdapterSpec, cluster: ClusterSpec, precision: Precision, max_length: int
+) -> dict[str, Any]:
+    """Of a fingerprint what every stage that changes weights depends on beside its keys and what it learns from."""
+    return {
+        "adapter": adapter.model_dump(mode="json"),
+        "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
+        "precision": precision,
+        "instructions": instruction_set(),
+        "origin": origin.identity,
+        "chat_template": origin.chat_template,
+        "max_length": max_length,
+        "seed": seed,
+        "versions": library_versions(),
+    }

@@ -10,16 +10,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fettle.artifact import digest_file, is_artifact, library_versions, read_artifact
+from fettle.artifact import digest_file, is_artifact, read_artifact
 from fettle.engine.supports import has_lora
 from fettle.errors import UserError
 from fettle.models.base import base_and_adapter, digest_of, resolve_base
 from fettle.models.family import family_of
 from fettle.models.heads import own_rows
 from fettle.models.packed import why_not_packed
-from fettle.models.precision import instruction_set, resolve_precision
+from fettle.models.precision import resolve_precision
 from fettle.pipeline.origin import Origin
-from fettle.pipeline.planned import Planned, PlannedRl, PlannedSource, hash_of
+from fettle.pipeline.planned import Planned, PlannedRl, PlannedSource, hash_of, what_decides
 from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
@@ -69,15 +69,7 @@ def plan_rl(
             "models": {name: identity for name, (_, identity) in models.items()},
             "critic": critic[1] if critic else None,
             "code": {name: digest_file(file) for name, file in _code(recipe, stage) if file.is_file()},
-            "adapter": adapter.model_dump(mode="json"),
-            "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
-            "precision": precision,
-            "instructions": instruction_set(),
-            "origin": origin.identity,
-            "chat_template": origin.chat_template,
-            "max_length": max_length,
-            "seed": recipe.seed,
-            "versions": library_versions(),
+            **what_decides(recipe.seed, origin, adapter, cluster, precision, max_length),
         }
     )
     label = f"{stage.name}-{fingerprint[:12]}"

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from fettle.errors import UserError
+from fettle.train.progress import cut_torn_line
 
 ITERATIONS = "iterations.jsonl"
 """The file's name in a stage's folder."""
@@ -80,10 +81,7 @@ class Recorder:
     """Appends rows; only one process has one."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "ab+") as stream:  # an earlier attempt may have died in the middle of its last line
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)
+        cut_torn_line(file)
         self.file = file
 
     def write(self, row: IterationRow) -> None:

@@ -29,10 +29,7 @@ class ProgressWriter:
     """Appends rows; only rank 0 has one."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "ab+") as stream:  # an earlier attempt may have died in the middle of its last line
-            stream.seek(0)
-            stream.truncate(stream.read().rfind(b"\n") + 1)
+        cut_torn_line(file)
         self.file = file
         self.start_clock()
 
@@ -45,6 +42,14 @@ class ProgressWriter:
         filled = StepRow(seconds=time.monotonic() - self.began, time=time.time(), **row)  # type: ignore[arg-type]
         with open(self.file, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(filled)) + "\n")
+
+
+def cut_torn_line(file: Path) -> None:
+    """Makes the file of lines, and its folder, if need be; an earlier attempt may have died in its last line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "ab+") as stream:
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def read_progress(file: Path, start: int = 0) -> tuple[list[StepRow], int]:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_house import House, finish
 
-from fettle.pipeline import graph
+from fettle.pipeline import graph, planned
 from fettle.recipe import load_recipe
 
 ONE = {"name": "task", "kind": "sft", "data": "chat.jsonl"}
@@ -72,9 +72,9 @@ def test_a_recipes_precision_counts_as_it_is_resolved(house):
 def test_another_instruction_set_or_library_makes_other_numbers(house, monkeypatch):
     before = house.fingerprints()
     with monkeypatch.context() as patch:
-        patch.setattr(graph, "instruction_set", lambda: "riscv/VECTOR")
+        patch.setattr(planned, "instruction_set", lambda: "riscv/VECTOR")
         assert not set(before) & set(house.fingerprints())
-    monkeypatch.setattr(graph, "library_versions", lambda: {"torch": "3.0"})
+    monkeypatch.setattr(planned, "library_versions", lambda: {"torch": "3.0"})
     assert not set(before) & set(house.fingerprints())
 
 

@@ -251,7 +251,7 @@ def test_another_earlier_stage_makes_another_stage(house):
 
 def test_another_instruction_set_or_library_makes_other_numbers(house, monkeypatch):
     before = house.fingerprints()
-    monkeypatch.setattr("fettle.pipeline.reinforcing.instruction_set", lambda: "riscv/VECTOR")
+    monkeypatch.setattr("fettle.pipeline.planned.instruction_set", lambda: "riscv/VECTOR")
     other = house.fingerprints()
-    monkeypatch.setattr("fettle.pipeline.reinforcing.library_versions", lambda: {"vllm": "9"})
+    monkeypatch.setattr("fettle.pipeline.planned.library_versions", lambda: {"vllm": "9"})
     assert len({*before, *other, *house.fingerprints()}) == 3

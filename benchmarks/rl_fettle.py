@@ -5,7 +5,7 @@
 
 step: full weights of `rl_sides`' model with its prompts, end tokens, reward, micro-batches and loss, in float32, a
 thread for the learner and one for the engine. adapter: LoRA of rank 16 over the bundled model, for its sync alone. The
-first two steps are a warm-up.
+first two steps are a warm-up; the last ones of a stale run, beside which nothing is generated any more, do not count.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--staleness", type=int, default=0)
     parser.add_argument("--steps", type=int, default=6, help="the warm-up included; at least 3")
     options = parser.parse_args()
-    options.steps = max(WARM_UP + 1, options.steps)
+    options.steps = max(WARM_UP + 1 + options.staleness, options.steps)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, ray_session(num_cpus=2):  # as the bare side's weights
         job = (_step_job if options.what == "step" else _adapter_job)(options, Path(folder))
@@ -62,7 +62,7 @@ def main() -> None:
         (Path(folder) / "epoch").write_text("bench")
         rl(job, GroupMember(0, 1, ClusterSpec(cpus_per_worker=1), Fence(Path(folder) / "epoch", "bench")))
         rows = read_rows(job.iterations_file)
-    print(json.dumps(vars(options) | summary(rows)))
+    print(json.dumps(vars(options) | summary(rows[: len(rows) - options.staleness])))
 
 
 def summary(rows: Sequence[IterationRow]) -> dict[str, Any]:
@@ -78,7 +78,14 @@ def summary(rows: Sequence[IterationRow]) -> dict[str, Any]:
         "gap": max(row.gap["mean"] for row in told),
         "oldest": max(row.version - row.oldest_version for row in told),
         "peak_mib": round(peak_mib()),
+        "busy": round(_busy(), 2),
     }
+
+
+def _busy() -> float:
+    """Seconds in which the learner's thread could have run, for one in which it did: above 1 others had its core."""
+    ran, waited, _ = map(int, Path("/proc/self/schedstat").read_text().split())
+    return 1 + waited / max(ran, 1)
 
 
 def _step_job(options: argparse.Namespace, folder: Path) -> RlJob:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 
 from fettle.artifact import read_artifact
 from fettle.cluster import ray_session
@@ -45,6 +48,15 @@ def work_with_ray(rank: int, port: int, cases: list[tuple[RlJob, int]]) -> None:
         return work(rank, port, cases)
     with ray_session():
         work(rank, port, cases)
+
+
+def work_alone(_: int, port: int, job: RlJob) -> None:
+    """What the only worker of a group of one does, as Ray Train starts it."""
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    with ray_session():
+        train_alone(job)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +111,15 @@ def test_two_workers_make_the_artifact_of_one(alone: dict[str, RlJob], together:
 
     assert (ours.kind, set(ours.metrics)) == (theirs.kind, set(theirs.metrics))
     assert ours.metrics["reward"]["heldout_before"] == theirs.metrics["reward"]["heldout_before"]
+
+
+def test_a_group_of_one_has_the_rows_of_a_worker_without_a_group(alone: dict[str, RlJob]) -> None:
+    job = again(alone["ppo lora"], "group-of-one")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+        torch.multiprocessing.spawn(work_alone, args=(port, job), nprocs=1)
+
+    assert figures(job, 2) == pytest.approx(figures(alone["ppo lora"], 2), rel=TOLERANCE, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from fettle.artifact import is_artifact
 from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
 from fettle.train.job import GroupMember, Job, StageFunction
+from fettle.train.zero import needs_engine
+
+_OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def run_stages(config: dict[str, Any]) -> None:
@@ -30,6 +34,11 @@ def run_member(stages: Sequence[tuple[Job, StageFunction]], member: GroupMember,
     if logs is not None:
         print_into(logs / f"worker-{member.rank}.log")
     torch.set_num_threads(member.cluster.cpus_per_worker)
+    if not needs_engine(member.cluster):
+        # One worker alone is told of a group of one, and accelerate would wrap its model for that: gradient buckets for
+        # nobody, and a critic, which learns outside the model's forward, fails ("marked as ready twice").
+        for name in _OF_A_GROUP:
+            os.environ.pop(name, None)
     for job, function in stages:
         if not is_artifact(job.artifact):
             print(f"== stage {job.name} ({job.fingerprint})", flush=True)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fettle.artifact import digest_file, is_artifact, read_artifact
 from fettle.engine.supports import has_lora
 from fettle.errors import UserError
-from fettle.models.base import base_and_adapter, digest_of, resolve_base
+from fettle.models.base import digest_of, resolve_base
 from fettle.models.family import family_of
 from fettle.models.heads import own_rows
 from fettle.models.packed import why_not_packed
@@ -175,8 +175,7 @@ def _reward_model(recipe: Recipe, name: str, field: str, earlier: Mapping[str, P
             expected=", ".join(stages) or "an earlier stage of kind reward, or a reward model's folder",
         )
     resolve_base(folder, None, **where)
-    plain = "reward" if own_rows(base_and_adapter(folder)[0]) == 1 else "model"
-    kind = read_artifact(folder).kind if is_artifact(folder) else plain
+    kind = read_artifact(folder).kind if is_artifact(folder) else "reward" if own_rows(folder) == 1 else "model"
     if kind != "reward":
         raise UserError(f"{name} is of kind {kind}, which scores no answers", **where, expected="a reward model")
     return folder, digest_of(folder)

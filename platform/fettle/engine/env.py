@@ -192,7 +192,7 @@ def kv_bytes(model: Path, options: EngineOptions) -> int:
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     layers, heads, size = _first(config, _LAYERS), _first(config, _HEADS), head_size(config)
-    length = options.max_model_len or _first(config, _POSITIONS)
+    length = _length(model, options)
     if not (layers and heads and size and length):
         return _KV_BYTES_UNKNOWN
     itemsize = 4 if resolved_dtype(model, options) in ("auto", "float32") else 2

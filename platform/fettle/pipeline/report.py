@@ -90,8 +90,8 @@ def write_report(report: Report, stages: Sequence[Planned]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
     for row in told["stages"]:
-        for name in _OF_RL:
-            if row[name] is None and row["kind"] != "rl":
+        if row["kind"] != "rl":
+            for name in _OF_RL:
                 del row[name]
     replace_text(report.out / "report.json", json.dumps(told, indent=2) + "\n")
     pairs = zip(stages, report.stages, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +82,25 @@ def train_alone(job: StageJob) -> StageJob:
 
 def train_together(cases: list[tuple[StageJob, int]], worker: Any = None) -> None:
     """Each case's stage on two workers at its ZeRO stage, in one pair of processes."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker or work, args=(port, cases), nprocs=2)
+    spawn(worker or work, cases)
 
 
-def work(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+def spawn(worker: Any, *args: Any, processes: int = 2) -> None:
+    """`worker(rank, meeting, *args)` in so many processes, which `join` there."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(worker, args=(f"{folder}/meeting", *args), nprocs=processes)
+
+
+def join(rank: int, meeting: str, size: int = 2) -> None:
+    """This process is one of `size` that speak gloo. They meet in a file: a free port may be another's by then."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+
+
+def work(rank: int, meeting: str, cases: list[tuple[StageJob, int]]) -> None:
     """What each of the two processes does."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    join(rank, meeting)
     torch.rand(1 + rank)  # the workers' generators have gone different ways before
     for job, zero in cases:
         member = GroupMember(rank, 2, ClusterSpec(workers=2, zero=zero), fence_of(job))
@@ -129,7 +137,7 @@ def interrupted_together(cases: list[tuple[StageJob, int]]) -> None:
         train_together([case], work_and_stop)
 
 
-def work_and_stop(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+def work_and_stop(rank: int, meeting: str, cases: list[tuple[StageJob, int]]) -> None:
     """What each of two processes does that stop after the checkpoint of step 2."""
     save = StageTrainer._save_checkpoint
 
@@ -140,7 +148,7 @@ def work_and_stop(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> No
 
     trainer: Any = StageTrainer
     trainer._save_checkpoint = save_and_stop
-    work(rank, port, cases)
+    work(rank, meeting, cases)
 
 
 def losses(job: StageJob) -> list[float]:

@@ -108,12 +108,12 @@ def alone(make_job: MakeJob) -> dict[str, StageJob]:
     return jobs
 
 
-def work_in_parts(rank: int, port: int, cases: list[tuple[StageJob, int]]) -> None:
+def work_in_parts(rank: int, meeting: str, cases: list[tuple[StageJob, int]]) -> None:
     """As `work`, with the logits of 100 tokens at a time."""
     from fettle.train import logprobs
 
     logprobs.MOST_LOGITS = 100 * 6 * 1024
-    work(rank, port, cases)
+    work(rank, meeting, cases)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -30,7 +28,7 @@ from fettle.train.job import GroupMember, MergeJob, StageJob
 from fettle.train.stages.merge import merge
 from fettle.train.stages.sft import sft
 from fettle.train.worker import run_member
-from gloo import stage_job
+from gloo import join, spawn, stage_job
 
 Stages = list[tuple[StageJob | MergeJob, object]]
 
@@ -80,16 +78,11 @@ def merging(folder: Path, name: str, *adapters: str, method: str = "linear") -> 
 
 
 def in_two_processes(folder: Path, stages: Stages) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, args=(port, folder, stages), nprocs=2)
+    spawn(_worker, folder, stages)
 
 
-def _worker(rank: int, port: int, folder: Path, stages: Stages) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+def _worker(rank: int, meeting: str, folder: Path, stages: Stages) -> None:
+    join(rank, meeting)
     run_member(stages, member(folder, rank, ClusterSpec(workers=2, zero=2)), None)
     torch.distributed.barrier()
 

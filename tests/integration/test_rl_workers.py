@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-import torch
 
 from fettle.artifact import read_artifact
 from fettle.cluster import ray_session
 from fettle.rl.job import RlJob
-from gloo import again, train_alone, train_together, work
+from gloo import again, join, spawn, train_alone, train_together, work
 from rl_jobs import LORA, MakeJob, make_rl_jobs, rows_of
 
 pytest.importorskip("vllm")
@@ -42,19 +39,17 @@ def alone(make_job: MakeJob) -> dict[str, RlJob]:
     return {name: train_alone(make_job(name.replace(" ", "-"), **keys)) for name, keys in RUNS.items()}
 
 
-def work_with_ray(rank: int, port: int, cases: list[tuple[RlJob, int]]) -> None:
+def work_with_ray(rank: int, meeting: str, cases: list[tuple[RlJob, int]]) -> None:
     """What each of the two processes does: the first one joins the cluster in which its engines live."""
     if rank:
-        return work(rank, port, cases)
+        return work(rank, meeting, cases)
     with ray_session():
-        work(rank, port, cases)
+        work(rank, meeting, cases)
 
 
-def work_alone(_: int, port: int, job: RlJob) -> None:
+def work_alone(rank: int, meeting: str, job: RlJob) -> None:
     """What the only worker of a group of one does, as Ray Train starts it."""
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
-    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    join(rank, meeting, size=1)
     with ray_session():
         train_alone(job)
 
@@ -115,11 +110,9 @@ def test_two_workers_make_the_artifact_of_one(alone: dict[str, RlJob], together:
 
 def test_a_group_of_one_has_the_rows_of_a_worker_without_a_group(alone: dict[str, RlJob]) -> None:
     job = again(alone["ppo lora"], "group-of-one")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-        torch.multiprocessing.spawn(work_alone, args=(port, job), nprocs=1)
+        spawn(work_alone, job, processes=1)
 
     assert figures(job, 2) == pytest.approx(figures(alone["ppo lora"], 2), rel=TOLERANCE, abs=1e-6)

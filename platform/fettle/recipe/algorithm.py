@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from fettle.recipe.spec import Spec, check_keys, with_defaults
 
-AlgorithmKind = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "raft"]
+AlgorithmKind = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "raft", "online_dpo"]
 Estimator = Literal["k1", "k2", "k3"]
 _CLIP: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None, "importance_cap": 2.0}
 _GAE: dict[str, Any] = {
@@ -26,6 +26,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "reinforce_pp": _CLIP | {"gamma": 1.0},
     "reinforce_pp_baseline": _CLIP | {"gamma": 1.0},
     "raft": {},
+    "online_dpo": _CLIP,
 }
 LEAST_SAMPLES: dict[str, int] = {
     "ppo": 1,
@@ -35,6 +36,7 @@ LEAST_SAMPLES: dict[str, int] = {
     "reinforce_pp": 1,
     "reinforce_pp_baseline": 2,
     "raft": 2,
+    "online_dpo": 2,
 }
 """Answers to each prompt that the kind needs."""
 _KL_IN: dict[str, str] = {"grpo": "loss", "dr_grpo": "loss", "reinforce_pp_baseline": "loss"}
@@ -49,7 +51,7 @@ class AlgorithmSpec(Spec):
     """ppo (Schulman et al. 2017, arXiv:1707.06347; with a critic), grpo (Shao et al. 2024, arXiv:2402.03300), dr_grpo
     (Liu et al. 2025, arXiv:2503.20783), rloo (Ahmadian et al. 2024, arXiv:2402.14740), reinforce_pp and
     reinforce_pp_baseline (Hu et al. 2025, arXiv:2501.03262), raft (Dong et al. 2023, arXiv:2304.06767: the best of
-    n)."""
+    n), online_dpo (Guo et al. 2024, arXiv:2402.04792: the best against the worst)."""
     epochs: int = Field(1, ge=1)
     """Passes over an iteration's rollouts."""
     truncated: Literal["learn", "mask"] = "learn"
@@ -108,10 +110,10 @@ class KlSpec(Spec):
     """What holds the policy to its reference, which is what it was at the beginning of the stage."""
 
     coef: float = Field(0.05, ge=0)
-    """Weight of the divergence; 0 = none, and no reference is asked."""
+    """Weight of the divergence; 0 = none, and no reference is asked. Of online_dpo it is β, 0.1 by default."""
     in_: Literal["reward", "loss"] | None = Field(None, alias="in")
     """Whether it is taken off the rewards, or added to the loss; by default off the rewards, with grpo, dr_grpo and
-    reinforce_pp_baseline added to the loss."""
+    reinforce_pp_baseline added to the loss; with online_dpo neither, since its preferences hold the divergence."""
     estimator: Estimator | None = None
     """Schulman 2020, "Approximating KL divergence": k1, the log-ratio (the default in rewards), k2, half its square (in
     the loss the one whose gradient is right), k3, never negative (the default in the loss; GRPO's), with
@@ -133,6 +135,8 @@ class KlSpec(Spec):
 
 def kl_defaults(told: dict[str, Any], kind: str) -> dict[str, Any]:
     """The keys of `kl` with the defaults of an algorithm's kind."""
+    if kind == "online_dpo":
+        return {"coef": 0.1} | told
     if told.get("coef") == 0:
         return told
     place = told.get("in") or _KL_IN.get(kind, "reward")

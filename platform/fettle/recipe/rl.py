@@ -88,7 +88,7 @@ def _filled(value: Any) -> Any:
 
 
 def _num_learned(kind: str, rollout: RolloutSpec) -> int:
-    return rollout.prompts * (1 if kind == "raft" else rollout.samples_per_prompt)
+    return rollout.prompts * {"raft": 1, "online_dpo": 2}.get(kind, rollout.samples_per_prompt)
 
 
 class RlStage(LearningStage):
@@ -139,7 +139,8 @@ class RlStage(LearningStage):
 
     @property
     def num_learned(self) -> int:
-        """Rollouts that each iteration learns from: all, of raft the best answer to each prompt."""
+        """Rollouts that each iteration learns from: all, of raft the best answer to each prompt, of online_dpo the best
+        and the worst."""
         return _num_learned(self.algorithm.kind, self.rollout)
 
     @property
@@ -187,6 +188,8 @@ class RlStage(LearningStage):
                 f"{kind} compares the answers to a prompt, and rollout.samples_per_prompt is"
                 f" {self.rollout.samples_per_prompt}; give at least {LEAST_SAMPLES[kind]}"
             )
+        if kind == "online_dpo" and (not self.kl.coef or self.kl.in_ is not None or self.kl.estimator is not None):
+            raise ValueError("online_dpo holds the divergence in its preferences: give kl: {coef: β} above 0, no more")
         if self.batch.sequences is None:
             raise ValueError("batch.tokens does not tell how many steps there will be; give batch: {sequences: N}")
         if self.num_learned % self.batch.sequences:

@@ -57,6 +57,19 @@ def best_of_n(rewards: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return found
 
 
+def best_and_worst(rewards: np.ndarray, groups: np.ndarray) -> list[tuple[int, int]]:
+    """Of each prompt, in order, the places of the answers with the highest and the lowest reward; two different ones.
+
+    Of equal ones the first and the last. Each prompt has at least two answers.
+    """
+    found = []
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups == group)
+        ranked = places[np.argsort(-rewards[places], kind="stable")]
+        found.append((int(ranked[0]), int(ranked[-1])))
+    return found
+
+
 def gae(rewards: np.ndarray, values: np.ndarray, *, gamma: float, lam: float) -> tuple[np.ndarray, np.ndarray]:
     """(advantages, returns), [T] each, of the tokens of one answer, after which nothing more comes.
 

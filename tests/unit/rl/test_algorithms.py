@@ -73,7 +73,8 @@ def test_only_ppo_wants_a_critic() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_environments_tokens_bear_nothing(stage, batch, kind) -> None:
-    learned = make(stage, kind, kl={"coef": 0.1, "in": "reward"}).judge(batch, 0.1)
+    kl = {"coef": 0.1} if kind == "online_dpo" else {"coef": 0.1, "in": "reward"}
+    learned = make(stage, kind, kl=kl).judge(batch, 0.1)
     for one in learned:
         outside = ~one.rollout.mask
         assert not one.advantages[outside].any() and not one.weights[outside].any()
@@ -148,6 +149,48 @@ def test_raft_ranks_by_the_reward_less_the_divergence(stage, batch) -> None:
     assert [one.rollout.sample for one in algorithm.judge(batch, 3.0)] == [1, 0]
 
 
+def test_online_dpo_by_hand(stage, batch) -> None:
+    learned = make(stage, "online_dpo", kl={"coef": 0.2}).judge(batch, 0.2)
+    # The policy is 0.5 a token above its reference, so that m = 0.2 · 0.5 (3 − 2 tokens), 0.2 · 1.5 (4 − 1).
+    first, second = (0.4 / (1 + np.exp(margin)) for margin in (0.1, 0.3))
+    assert [(one.rollout.prompt, one.rollout.sample) for one in learned] == [(0, 1), (0, 0), (1, 1), (1, 0)]
+    masks = [MASKS[number] for number in (1, 0, 3, 2)]
+    expected = [first, -first, second, -second]
+    assert told(learned) == [
+        [round(value * bears_loss, 5) for bears_loss in mask] for value, mask in zip(expected, masks, strict=True)
+    ]
+
+
+def test_the_gradient_of_online_dpo_is_that_of_dpos_loss(stage, batch) -> None:
+    beta = 0.2
+    algorithm = make(stage, {"kind": "online_dpo", "importance_cap": None}, kl={"coef": beta})
+    learned = algorithm.judge(batch, beta)
+    masks = [one.rollout.mask for one in learned]
+    logprobs = [torch.tensor(one.policy[mask], requires_grad=True) for one, mask in zip(learned, masks, strict=True)]
+    advantages, weights = (
+        torch.from_numpy(np.concatenate([getattr(one, name)[mask] for one, mask in zip(learned, masks, strict=True)]))
+        for name in ("advantages", "weights")
+    )
+    flat = torch.cat(logprobs)
+    answers = torch.from_numpy(np.repeat(np.arange(4), [len(one) for one in logprobs]))
+    loss = (algorithm.policy_loss(flat, None, flat.detach(), advantages, answers).loss * weights).sum() / len(flat)
+
+    moved = [
+        now.sum() - torch.tensor(one.reference[mask]).sum()
+        for now, one, mask in zip(logprobs, learned, masks, strict=True)
+    ]
+    dpo = -torch.nn.functional.logsigmoid(beta * torch.stack([moved[0] - moved[1], moved[2] - moved[3]])).mean()
+
+    for ours, theirs in zip(torch.autograd.grad(loss, logprobs), torch.autograd.grad(dpo, logprobs), strict=True):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-7)
+
+
+def test_online_dpo_prefers_nothing_among_answers_rewarded_alike(stage, batch) -> None:
+    alike = [replace(one, reward=1.0) for one in batch]
+    learned = make(stage, "online_dpo", kl={"coef": 0.1}).judge(alike, 0.1)
+    assert len(learned) == 4 and not any(one.advantages.any() for one in learned)
+
+
 def test_ppo_by_hand(stage, batch) -> None:
     algorithm = make(stage, {"kind": "ppo", "gae_lambda": 0.5, "whiten": False})
     learned = algorithm.judge(batch, 0.0)
@@ -199,7 +242,7 @@ def test_a_broken_off_answer_may_bear_no_loss_and_still_be_compared_with(stage, 
     assert told(learned, "weights") == [[0.75, 0.75], [0.5, 0, 0, 0.5, 0.5], [1.5], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "raft"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("raft", "online_dpo")])
 def test_the_weights_give_the_papers_mean(stage, batch, kind) -> None:
     algorithm = make(stage, kind)
     losses, counts = [0.3, -1.0, 2.0, 0.7], np.array([2, 3, 1, 4])
@@ -224,10 +267,12 @@ def test_the_weights_give_the_papers_mean(stage, batch, kind) -> None:
         ("reinforce_pp", "tokens"),
         ("reinforce_pp_baseline", "tokens"),
         ("raft", "tokens"),
+        ("online_dpo", "sums"),
     ],
 )
 def test_what_the_loss_of_each_is_a_mean_over(stage, algorithm, average) -> None:
-    assert make(stage, algorithm).average == average
+    kl = {"coef": 0.1} if algorithm == "online_dpo" else NO_KL
+    assert make(stage, algorithm, kl=kl).average == average
 
 
 def test_the_weights_of_a_part_of_an_iteration_are_those_of_its_own_tokens(stage, batch) -> None:

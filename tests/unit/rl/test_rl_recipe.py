@@ -11,7 +11,7 @@ from fettle.recipe.algorithm import AlgorithmSpec, KlSpec
 from fettle.recipe.rewards import RewardSpec
 from fettle.recipe.rl import RlStage, RolloutSpec
 
-KINDS = ["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "raft"]
+KINDS = ["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "raft", "online_dpo"]
 FUNCTION = {"function": "r.py:f"}
 
 
@@ -68,6 +68,14 @@ def test_the_divergence_is_where_the_paper_has_it(stage, kind, place, estimator)
     assert stage(kind, kl={"in": other}).kl.in_ == other
 
 
+def test_online_dpo_has_the_divergence_in_its_preferences(stage) -> None:
+    kl = stage("online_dpo").kl
+    assert (kl.coef, kl.in_, kl.estimator) == (0.1, None, None)
+    assert stage("online_dpo", kl={"coef": 0.3, "target": 6.0}).kl.target == 6.0
+    for keys in ({"coef": 0}, {"in": "loss"}, {"in": "reward"}, {"estimator": "k3"}):
+        assert "online_dpo holds the divergence in its preferences" in said(stage, "online_dpo", kl=keys)
+
+
 def test_no_divergence_has_no_other_keys(stage) -> None:
     assert stage("dr_grpo", kl={"coef": 0}).kl == KlSpec(coef=0.0)
     for key, value in (("in", "loss"), ("estimator", "k3"), ("target", 6.0)):
@@ -101,7 +109,7 @@ def test_a_correction_may_be_switched_off(stage) -> None:
     assert (made.importance_cap, made.value_clip, stage("ppo").algorithm.importance_cap) == (None, None, 2.0)
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "raft"])
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline", "raft", "online_dpo"])
 def test_answers_to_one_prompt_are_compared_where_there_are_several(stage, kind) -> None:
     assert f"{kind} compares the answers to a prompt" in said(stage, kind, rollout={"samples_per_prompt": 1})
     assert stage("reinforce_pp", rollout={"samples_per_prompt": 1}).num_learned == 16
@@ -117,6 +125,7 @@ def test_answers_to_one_prompt_are_compared_where_there_are_several(stage, kind)
         ({"batch": {"sequences": 32}, "algorithm": {"kind": "ppo", "epochs": 3}}, 32, 120),
         ({"algorithm": "raft"}, 16, 10),
         ({"algorithm": "raft", "batch": {"sequences": 8}}, 8, 20),
+        ({"algorithm": "online_dpo"}, 32, 10),
     ],
 )
 def test_the_number_of_steps_is_known_at_the_start(stage, told, sequences, steps) -> None:

@@ -9,12 +9,13 @@ from fettle.recipe.rl import RlStage
 from fettle.rl.algorithms.algorithm import Algorithm
 from fettle.rl.algorithms.dr_grpo import DrGrpo
 from fettle.rl.algorithms.grpo import Grpo
+from fettle.rl.algorithms.online_dpo import OnlineDpo
 from fettle.rl.algorithms.ppo import Ppo
 from fettle.rl.algorithms.raft import Raft
 from fettle.rl.algorithms.reinforce_pp import ReinforcePp, ReinforcePpBaseline
 from fettle.rl.algorithms.rloo import Rloo
 
-ALGORITHMS: tuple[type[Algorithm], ...] = (Ppo, Grpo, DrGrpo, Rloo, ReinforcePp, ReinforcePpBaseline, Raft)
+ALGORITHMS: tuple[type[Algorithm], ...] = (Ppo, Grpo, DrGrpo, Rloo, ReinforcePp, ReinforcePpBaseline, Raft, OnlineDpo)
 
 
 def algorithm_of(stage: RlStage) -> Algorithm:

@@ -17,6 +17,7 @@ _GAE: dict[str, Any] = {
     "whiten": True,
     "critic": None,
     "critic_lr": None,
+    "critic_warmup": 0,
 }
 _KINDS: dict[str, dict[str, Any]] = {
     "ppo": _CLIP | _GAE,
@@ -88,6 +89,9 @@ class AlgorithmSpec(Spec):
     the policy begins from, under a new head."""
     critic_lr: float | None = Field(None, gt=0)
     """ppo: the critic's peak learning rate; ten times `lr` by default."""
+    critic_warmup: int | None = Field(None, ge=0)
+    """ppo: in so many first iterations the critic learns alone, so that the policy is not led by a critic that knows
+    nothing yet (as in verl); 0 by default."""
     whiten: bool | None = None
     """ppo: advantages are made to have mean 0 and variance 1 over an iteration's tokens; true by default."""
 

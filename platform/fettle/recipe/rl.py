@@ -202,6 +202,11 @@ class RlStage(LearningStage):
                 f"max_length {self.max_length} leaves no room for a prompt before {self.rollout.max_new_tokens} new"
                 " tokens; give a larger max_length, or a smaller rollout.max_new_tokens"
             )
+        if (self.algorithm.critic_warmup or 0) >= self.iterations:
+            raise ValueError(
+                f"algorithm.critic_warmup {self.algorithm.critic_warmup} leaves the policy none of the"
+                f" {self.iterations} iterations"
+            )
         if self.max_turns is not None and self.environment is None:
             raise ValueError("max_turns has no effect without an environment")
         check_parts((*self.rewards, *self.judges))

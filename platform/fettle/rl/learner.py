@@ -105,6 +105,8 @@ class RlTask:
             values = values_of(critic_of(self.trainer.model), inputs)
             value_loss = self.algorithm.value_loss(values, inputs["values"], inputs["returns"]).loss * weights
             assert self.algorithm.spec.value_coef is not None
+            # Nothing reaches the policy then; and every worker goes the same way through both models.
+            loss = loss * (not self._critic_learns_alone)
             loss = loss + self.algorithm.spec.value_coef * value_loss
         self.tally.add(
             loss=loss,
@@ -116,6 +118,12 @@ class RlTask:
             value_loss=value_loss,
         )
         return loss.sum()
+
+    @property
+    def _critic_learns_alone(self) -> bool:
+        """In the first iterations, where the recipe says so."""
+        spec = self.job.spec
+        return self.trainer.state.global_step < (spec.algorithm.critic_warmup or 0) * spec.steps_per_iteration
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss; nothing is measured by it."""

@@ -75,6 +75,7 @@ def trainer_of(task: RlTask, model: Any) -> Any:
         args=SimpleNamespace(device=torch.device("cpu")),
         batches=SimpleNamespace(rank=0, world=1),
         is_deepspeed_enabled=False,
+        state=SimpleNamespace(global_step=0),
         in_precision=lambda model: model,
         is_world_process_zero=lambda: True,
     )

@@ -15,7 +15,7 @@ from fettle.data.tokens import TokenExample
 from fettle.models.base import BUNDLED
 from fettle.recipe.adapter import FULL
 from fettle.rl.algorithms import algorithm_of
-from fettle.rl.critic import PART, critic_of, load_critic
+from fettle.rl.critic import PART, critic_of, is_of_critic, load_critic
 from fettle.rl.kl import kl_weight
 from fettle.rl.learner import RlTask
 from fettle.rl.passes import in_order, over_tokens
@@ -250,6 +250,19 @@ def test_the_critics_loss_is_added_with_its_weight(valued, task, batch) -> None:
         squares = np.maximum((values - one.returns) ** 2, (held - one.returns) ** 2)
         expected += 0.1 * float((one.weights * squares / 2).sum())  # value_coef 0.1, ½ (V − R)²
     assert both - policy == pytest.approx(expected, rel=1e-3)
+
+
+def test_at_first_the_critic_may_learn_alone(valued, task, batch) -> None:
+    policy = valued.trainer.model
+    mine = task({"kind": "ppo", "critic_warmup": 2}, policy, kl=NO_KL)
+    inputs = mine.collate(batch)
+    for step, learns in ((0, False), (1, False), (2, True)):
+        mine.trainer.state.global_step = step
+        policy.zero_grad()
+        mine.loss_sum(policy, inputs).backward()
+        moved = {name: bool(weight.grad.any()) for name, weight in policy.named_parameters()}
+        assert any(moved[name] for name in moved if not is_of_critic(name)) == learns
+        assert any(moved[name] for name in moved if is_of_critic(name))
 
 
 def test_a_micro_batch_of_nothing_reaches_the_critic_too(valued) -> None:

@@ -104,6 +104,12 @@ def test_an_algorithms_key_without_effect_is_refused(stage, algorithm, message) 
     assert message in said(stage, algorithm)
 
 
+def test_the_critic_does_not_learn_alone_for_ever(stage) -> None:
+    assert stage({"kind": "ppo", "critic_warmup": 9}).algorithm.critic_warmup == 9
+    assert "critic_warmup 10 leaves the policy none" in said(stage, {"kind": "ppo", "critic_warmup": 10})
+    assert "critic_warmup has no effect with grpo" in said(stage, {"kind": "grpo", "critic_warmup": 1})
+
+
 def test_a_correction_may_be_switched_off(stage) -> None:
     made = stage({"kind": "ppo", "importance_cap": None, "value_clip": None}).algorithm
     assert (made.importance_cap, made.value_clip, stage("ppo").algorithm.importance_cap) == (None, None, 2.0)

@@ -9,7 +9,7 @@ ppo: a reward model learns which answers to HH-RLHF's prompts are harmless (Bai 
 from `base-8m` with it; measured is its mean reward for an answer to each prompt that neither has seen.
 
 What is done in the folder --out is not done again, so that it may be interrupted; delete it after changing the sizes.
-Writes results/rl_learns-DATE.json, docs/images/rl_grpo.svg and docs/images/rl_ppo.svg.
+Writes results/rl_learns-grpo-DATE.json, results/rl_learns-ppo-DATE.json, docs/images/rl_grpo.svg and docs/images/rl_ppo.svg.
 """
 
 from __future__ import annotations
@@ -99,15 +99,13 @@ def main() -> None:
     if not SHARED.is_dir():
         print(f"nothing measured: {SHARED}, with its data and models, is not here")
         return
-    rows = []
+    used = f"1 core of a worker and 1 engine in turns, fp32, torch {torch.__version__}"
     for what in options.what:
         folder = options.out.resolve() / what
         folder.mkdir(parents=True, exist_ok=True)
-        rows.append((_words if what == "grpo" else _harmless)(folder, options))
-    for one in rows:
+        one = (_words if what == "grpo" else _harmless)(folder, options)
         print(f"{one['what']}\n  {one['peer']}: {one['peer_value']}, after: {one['fettle']} {one['unit']}")
-    used = f"1 core of a worker and 1 engine in turns, fp32, torch {torch.__version__}"
-    write_results("rl_learns", rows, used, "quick" if options.quick else "")
+        write_results("rl_learns", [one], used, f"{what}{_suffix(options)}")
 
 
 def _options() -> argparse.Namespace:
@@ -191,8 +189,7 @@ def _seeds(folder: Path, align: dict[str, Any], base: Path, options: argparse.Na
     for seed in options.seeds:
         artifact = _run(folder, f"align-{seed}", stage, base=base, seed=seed)
         reward = read_artifact(artifact).metrics["reward"]
-        (recorded,) = (folder / f"align-{seed}").glob("stages/*/iterations.jsonl")
-        rows = read_rows(recorded)
+        rows = read_rows(folder / f"align-{seed}" / "stages" / artifact.name / "iterations.jsonl")
         found.append(Learned(seed, reward["heldout_before"], reward["heldout_after"], heldout, rows))
     return found
 

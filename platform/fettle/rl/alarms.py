@@ -16,7 +16,7 @@ _Rows = Sequence[IterationRow]
 
 _FEW, _SOME = 3, 5  # iterations whose mean stands for now, and for a beginning
 _QUIET = 10  # iterations that must have passed without an alarm before it is said again: a noisy figure crosses often
-_LENGTH_GROWTH, _LENGTH_MARGIN = 1.5, 8.0  # times the beginning's tokens, and so many tokens more
+_LENGTH_GROWTH, _LENGTH_MARGIN = 1.5, 8.0  # times the other's tokens, and so many tokens more
 _REPETITION_RISE = 0.1  # of all n-grams
 _KL_TIMES_TARGET, _KL_MOST = 3.0, 30.0  # nats an answer, the second without a target
 _TRUNCATED = 0.3  # of all answers
@@ -35,7 +35,8 @@ def alarms(rows: _Rows, kl_target: float | None = None) -> list[str]:
     if not rows:
         return []
     checks: list[Callable[[_Rows], str | None]] = [
-        _lengths_drift,
+        _answers_grow,
+        _answers_shrink,
         _repetition_rises,
         partial(_kl_blows_up, target=kl_target),
         _nothing_to_learn,
@@ -93,11 +94,32 @@ def _held_before(check: Callable[[_Rows], str | None], rows: _Rows) -> bool:
     return any(check(rows[:end]) for end in range(max(1, len(rows) - _QUIET), len(rows)))
 
 
-def _lengths_drift(rows: _Rows) -> str | None:
+def _lengths(rows: _Rows) -> tuple[float, float]:
+    """In the first iterations and now."""
+    return fmean(r.lengths["mean"] for r in rows[:_SOME]), fmean(r.lengths["mean"] for r in rows[-_SOME:])
+
+
+def _is_longer(one: float, other: float) -> bool:
+    return one > max(_LENGTH_GROWTH * other, other + _LENGTH_MARGIN)
+
+
+def _answers_shrink(rows: _Rows) -> str | None:
     if len(rows) < 2 * _SOME:
         return None
-    first, now = fmean(r.lengths["mean"] for r in rows[:_SOME]), fmean(r.lengths["mean"] for r in rows[-_SOME:])
-    if not now > max(_LENGTH_GROWTH * first, first + _LENGTH_MARGIN):
+    first, now = _lengths(rows)
+    if not _is_longer(first, now):
+        return None
+    return (
+        f"answers have shrunk from {first:.0f} to {now:.0f} tokens since the first iterations: read some; if they say"
+        " less for it, the reward likes what is short: add one for what shall be said, or raise kl.coef"
+    )
+
+
+def _answers_grow(rows: _Rows) -> str | None:
+    if len(rows) < 2 * _SOME:
+        return None
+    first, now = _lengths(rows)
+    if not _is_longer(now, first):
         return None
     return (
         f"answers have grown from {first:.0f} to {now:.0f} tokens since the first iterations: read some; if they are no"

@@ -38,6 +38,12 @@ def test_answers_that_have_grown_by_more_than_half_are_told_once(said):
     assert iteration == 17 and alarm.startswith("answers have grown from 20 to 31 tokens")
 
 
+def test_answers_that_have_shrunk_by_a_third_are_told_once(said):
+    # Iteration i has 40 − i tokens, and the mean of it and the four before is 42 − i, below 38 / 1.5 from 17 on.
+    ((iteration, alarm),) = said(40, lambda i: {"length": 40.0 - i})
+    assert iteration == 17 and alarm.startswith("answers have shrunk from 38 to 25 tokens")
+
+
 def test_repetition_that_has_risen_by_a_tenth_is_told_once(said):
     ((iteration, alarm),) = said(40, lambda i: {"repetition": 0.05 if i < 20 else 0.5})
     assert iteration == 21  # (3 · 0.05 + 2 · 0.5) / 5 = 0.23 > 0.05 + 0.1; with one of them 0.14

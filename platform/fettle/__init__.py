@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fettle.pipeline.runner import run
     from fettle.serving.app import serve
+    from fettle.serving.publish import publish
 
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
 if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
@@ -19,7 +20,7 @@ if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
 # bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__all__ = ["run", "serve"]
+__all__ = ["publish", "run", "serve"]
 __version__ = "0.1.0"
 
 
@@ -33,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from fettle.serving.app import serve
 
         return serve
+    if name == "publish":
+        from fettle.serving.publish import publish
+
+        return publish
     raise AttributeError(f"module 'fettle' has no attribute '{name}'")

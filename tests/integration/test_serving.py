@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,11 +25,14 @@ from fettle.data.encode import encode
 from fettle.data.record import Message, Prompt, Record
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer, resolve_template
+from fettle.registry.folder import FolderRegistry
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
+from fettle.serving.publish import publish
 from live import START_TIMEOUT_S, Live, live
 
 TOLERANCE = 1e-3  # nats, at any token of a greedy answer; float32 everywhere (1e-5 measured)
+GOES_LIVE_S = 2.0  # on a quiet machine 0.6 s: half a second until the replica looks, and the loading
 PROMPTS = [[5, 6, 7, 8], [300, 20, 9], [40, 41, 42, 43, 44]]
 COUNT = 24
 QUESTION = [{"role": "user", "content": "Hello, who are you?"}]
@@ -96,8 +100,14 @@ def farthest(found: tuple[list[int], list[float]], wanted: tuple[list[int], list
 
 class TestAdapterOverItsBase:
     @pytest.fixture(scope="class")
-    def at(self, loras: dict[str, Path]) -> Iterator[Live]:
-        with live(str(loras["polite"]), "--adapter", f"brief={loras['brief']}") as running:
+    def registry(self, tmp_path_factory: pytest.TempPathFactory) -> FolderRegistry:
+        return FolderRegistry(tmp_path_factory.mktemp("published"))
+
+    @pytest.fixture(scope="class")
+    def at(self, loras: dict[str, Path], registry: FolderRegistry) -> Iterator[Live]:
+        publish(loras["polite"], registry=registry.root, name="voice", alias="production")
+        words = ["--adapter", f"brief={loras['brief']}", "--registry", str(registry.root)]
+        with live(str(loras["polite"]), *words) as running:
             yield running
 
     def test_it_prints_its_address_its_models_and_a_curl_line(self, at: Live) -> None:
@@ -111,7 +121,10 @@ class TestAdapterOverItsBase:
         assert (at.get("/health").status_code, at.get("/ready").status_code) == (200, 200)
 
     def test_it_lists_base_and_adapters(self, at: Live) -> None:
-        assert [card["id"] for card in at.get("/v1/models").json()["data"]] == ["tiny", "polite", "brief"]
+        cards = at.get("/v1/models").json()["data"]
+
+        assert [card["id"] for card in cards] == ["tiny", "polite", "brief", "voice"]
+        assert cards[-1]["version"] == "voice:1"
 
     def test_it_chats(self, at: Live) -> None:
         answer = at.post(CHAT, {"model": "tiny", "messages": QUESTION, "max_tokens": 16, "temperature": 0}).json()
@@ -208,6 +221,67 @@ class TestAdapterOverItsBase:
         assert answer["prompt_token_ids"] == given.input_ids.tolist()
         assert answer["prompt_token_ids"] == example.input_ids[: answer["usage"]["prompt_tokens"]].tolist()
 
+    def test_a_published_version_goes_live_beside_the_old_one_and_back(
+        self, at: Live, loras: dict[str, Path], registry: FolderRegistry, reference: Any
+    ) -> None:
+        assert farthest(greedy(at, "voice", PROMPTS[0]), reference(PROMPTS[0], "polite", COUNT)) < TOLERANCE
+
+        publish(loras["brief"], registry=registry.root, name="voice")
+        assert seconds_until(at, "voice@candidate", "voice:2") < GOES_LIVE_S
+        assert answered_by(at, "voice") == "voice:1"
+        for model, adapter in (("voice@candidate", "brief"), ("voice:1", "polite"), ("voice:2", "brief")):
+            assert farthest(greedy(at, model, PROMPTS[0]), reference(PROMPTS[0], adapter, COUNT)) < TOLERANCE
+
+        registry.point("voice", "production", 2)
+        assert seconds_until(at, "voice", "voice:2") < GOES_LIVE_S
+        registry.back("voice")
+        assert seconds_until(at, "voice", "voice:1") < GOES_LIVE_S
+
+    def test_under_load_no_request_is_lost_and_each_is_answered_by_the_version_it_names(
+        self, at: Live, registry: FolderRegistry, reference: Any
+    ) -> None:
+        wanted = {"voice:1": reference(PROMPTS[1], "polite", COUNT), "voice:2": reference(PROMPTS[1], "brief", COUNT)}
+        found: list[tuple[int, str, float]] = []
+        until = time.monotonic() + 8
+
+        def client(number: int) -> None:
+            body = {"model": "voice", "prompt": PROMPTS[1], "max_tokens": COUNT, "temperature": 0, "logprobs": 0}
+            body |= {"ignore_eos": True, "return_tokens_as_token_ids": True, "stream": bool(number % 2)}
+            while time.monotonic() < until:
+                answer = at.post(COMPLETE, body)
+                version = answer.headers.get("x-fettle-version", "")
+                far = farthest(tokens_of(answer), wanted[version]) if answer.status_code == 200 else float("inf")
+                found.append((answer.status_code, version, far))
+
+        with ThreadPoolExecutor(8) as pool:
+            clients = [pool.submit(client, number) for number in range(8)]
+            for flip in range(6):
+                registry.point("voice", "production", 1 + flip % 2)
+                time.sleep(1)
+            for one in clients:
+                one.result()
+
+        assert {status for status, _, _ in found} == {200} and len(found) > 16
+        assert {version for _, version, _ in found} == {"voice:1", "voice:2"}
+        assert max(far for _, _, far in found) < TOLERANCE
+
+    def test_what_is_deleted_from_the_registry_harms_nobody(
+        self, at: Live, loras: dict[str, Path], registry: FolderRegistry
+    ) -> None:
+        publish(loras["polite"], registry=registry.root, name="gone", alias="production")
+        assert seconds_until(at, "gone", "gone:1") < GOES_LIVE_S
+
+        shutil.rmtree(registry.root / "gone")
+        until = time.monotonic() + GOES_LIVE_S
+        while at.post(COMPLETE, {"model": "gone", "prompt": "x", "max_tokens": 1}).status_code != 404:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert answered_by(at, "voice").startswith("voice:")
+
+    @pytest.mark.parametrize("name", ["voice:9", "voice@nobody", "voic", "../voice", "voice:1@production", "voice:0"])
+    def test_a_version_that_is_not_there_is_404(self, at: Live, name: str) -> None:
+        assert at.post(COMPLETE, {"model": name, "prompt": "x", "max_tokens": 1}).status_code == 404
+
     def test_sigterm_ends_it_and_every_process_it_started(self, at: Live) -> None:
         assert at.stopped_by(signal.SIGTERM) == (0, [])
 
@@ -243,6 +317,32 @@ class TestInAGivenRaySession:
                 requests.get(f"http://127.0.0.1:{port}/ready", timeout=30)
 
             assert (first, again, ray.is_initialized()) == (200, 200, True)
+
+
+def answered_by(at: Live, model: str) -> str:
+    """The version that a request to `model` names in its headers; empty where there is no answer."""
+    answer = at.post(COMPLETE, {"model": model, "prompt": "Hello", "max_tokens": 1})
+    return answer.headers.get("x-fettle-version", "")
+
+
+def seconds_until(at: Live, model: str, version: str) -> float:
+    """How long it takes until `model` is answered by a version."""
+    began = time.monotonic()
+    while answered_by(at, model) != version:
+        assert time.monotonic() < began + 30
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def tokens_of(answer: requests.Response) -> tuple[list[int], list[float]]:
+    """As `greedy`, of an answer that may be streamed."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        parts = [answer.json()["choices"][0]["logprobs"]]
+    else:
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line][:-1]
+        parts = [choice["logprobs"] for event in events for choice in json.loads(event)["choices"]]
+    tokens = [int(token.removeprefix("token_id:")) for part in parts for token in part["tokens"]]
+    return tokens, [number for part in parts for number in part["token_logprobs"]]
 
 
 def replica_process() -> psutil.Process:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fettle.cli import data, rl
+from fettle.cli import data, registry, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
 from fettle.cli.evaluate import evaluate_command
@@ -30,6 +30,10 @@ app.command("merge")(merge_command)
 app.command("quantize")(quantize_command)
 app.command("eval")(evaluate_command)
 app.command("serve")(serve_command)
+app.command("publish")(registry.publish_command)
+app.command("promote")(registry.promote_command)
+app.command("rollback")(registry.rollback_command)
+app.command("adapters")(registry.adapters_command)
 app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")
 app.add_typer(rl.app, name="rl")

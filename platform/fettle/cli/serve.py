@@ -25,6 +25,13 @@ def serve_command(
     adapter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
     ] = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option(envvar="FETTLE_REGISTRY", help="A registry's folder, whose published adapters are served too."),
+    ] = None,
+    places: Annotated[
+        int, typer.Option(help="Published adapters that are held at a time; others are loaded when asked for.")
+    ] = 32,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
@@ -44,7 +51,17 @@ def serve_command(
             def say(text: str) -> None:
                 typer.echo(f"[{time.monotonic() - began:5.1f} s] {text}")
 
-            with serve(model, port=port, host=host, name=name, adapters=adapters, options=options, say=say) as endpoint:
+            with serve(
+                model,
+                port=port,
+                host=host,
+                name=name,
+                adapters=adapters,
+                registry=registry,
+                places=places,
+                options=options,
+                say=say,
+            ) as endpoint:
                 say("ready")
                 typer.echo(_how_to_use(endpoint))
                 if host not in _LOOPBACK:

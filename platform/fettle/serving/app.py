@@ -23,7 +23,7 @@ from fettle.errors import DoesNotFit, FettleError, UserError
 from fettle.serving.logs import log_into, new_log
 from fettle.serving.port import check_port
 from fettle.serving.replica import Replica
-from fettle.serving.resolve import ServedModel, fitted, resolve
+from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
 
 APP = "fettle"
 _LOAD_TIMEOUT_S = 1800
@@ -60,20 +60,22 @@ def serve(
     host: str = "127.0.0.1",
     name: str | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    registry: str | Path | None = None,
+    places: int = PLACES,
     options: EngineOptions | None = None,
     log: Path | None = None,
     say: Say = lambda _: None,
 ) -> Iterator[Endpoint]:
     """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
 
-    model, name, adapters: as for `resolve`. options: of the engine. log: file for the noise of Ray and vLLM, by
-    default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
+    model, name, adapters, registry, places: as for `resolve`. options: of the engine. log: file for the noise of Ray
+    and vLLM, by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
     On the Ray cluster we are connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the
     block. Raises UserError before anything is started for a model that cannot be served, a port in use, or a cluster
     where Ray Serve already runs; FettleError, naming the log, if the engine does not start.
     """
     say(f"checking {model}")
-    served = resolve(model, name=name, adapters=adapters)
+    served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
     fitting = fitted(options or EngineOptions(), served)
     check_port(host, port)
     log = log or new_log()
@@ -101,10 +103,12 @@ def build(
     *,
     name: str | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    registry: str | Path | None = None,
+    places: int = PLACES,
     options: EngineOptions | None = None,
 ) -> Application:
     """The application for `serve run` and `serve deploy`; a replica counts as started once it is warm."""
-    served = resolve(model, name=name, adapters=adapters)
+    served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
     return Replica.bind(served, fitted(options or EngineOptions(), served), None, True)  # type: ignore[attr-defined]
 
 

@@ -10,6 +10,7 @@ from ray.serve import Application
 from fettle.engine.env import Dtype, EngineOptions
 from fettle.errors import UserError, did_you_mean
 from fettle.serving.app import build
+from fettle.serving.resolve import PLACES
 
 
 class Arguments(BaseModel):
@@ -23,6 +24,10 @@ class Arguments(BaseModel):
     """What requests call it; by default its own name."""
     adapters: dict[str, str] = {}
     """Name to folder of further adapters over the same base."""
+    registry: str | None = None
+    """A registry's folder, whose published adapters are served too; on a file system that all nodes see."""
+    places: int = PLACES
+    """Published adapters that a replica holds at a time."""
     dtype: Dtype = "auto"
     """`auto` is float32 on a CPU (bfloat16 over quantised weights), the weights' own type on a GPU."""
     max_model_len: int | None = None
@@ -44,4 +49,11 @@ def app(args: dict[str, Any]) -> Application:
             f"{first['msg']}{near}", field=f"args.{name}", expected=", ".join(Arguments.model_fields)
         ) from None
     options = EngineOptions(dtype=arguments.dtype, max_model_len=arguments.max_model_len)
-    return build(arguments.model, name=arguments.name, adapters=arguments.adapters, options=options)
+    return build(
+        arguments.model,
+        name=arguments.name,
+        adapters=arguments.adapters,
+        registry=arguments.registry,
+        places=arguments.places,
+        options=options,
+    )

@@ -11,8 +11,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fettle.data.neutral import Neutral
-from fettle.errors import did_you_mean
+from fettle.errors import UserError, did_you_mean
+from fettle.registry.reference import Reference, parsed
 from fettle.serving.messages import as_learned
+from fettle.serving.residency import NoRoom, NotPublished, Residency, Resident
 
 _CHAT = "/v1/chat/completions"
 ROUTES = {
@@ -24,6 +26,7 @@ ROUTES = {
 }
 MAX_BODY_BYTES = 8 << 20
 _TEMPLATE = "chat_template"
+_TOLD_CHARS, _TOLD_NAMES = 100, 20  # of what was asked for, and of what there is
 
 
 class Gate:
@@ -38,6 +41,7 @@ class Gate:
         self.failure: str | None = None
         self._app: ASGIApp | None = None
         self._neutral: Mapping[str, Neutral] = {}
+        self._published: Residency | None = None
         self._created = int(time.time())
         self._max_model_len = 0
 
@@ -46,9 +50,17 @@ class Gate:
         """Whether requests are let through."""
         return self._app is not None and self.failure is None
 
-    def open(self, app: ASGIApp, max_model_len: int, neutral: Mapping[str, Neutral]) -> None:
-        """Lets requests through to `app`; neutral: by model name, what breaks control tokens' names in its chats."""
-        self._app, self._max_model_len, self._neutral = app, max_model_len, neutral
+    def open(
+        self,
+        app: ASGIApp,
+        max_model_len: int,
+        neutral: Mapping[str, Neutral],
+        published: Residency | None = None,
+    ) -> None:
+        """Lets requests through to `app`; neutral: by model name, what breaks control tokens' names in its chats.
+        published: what else can be asked for, by the registry's names."""
+        self._max_model_len, self._neutral, self._published = max_model_len, neutral, published
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,7 +76,8 @@ class Gate:
         elif path == "/ready":
             answer = self._ready()
         elif path == "/v1/models":
-            answer = JSONResponse({"object": "list", "data": [self._card(name) for name in self.names]})
+            cards = [self._card(name) for name in self.names]
+            answer = JSONResponse({"object": "list", "data": cards + self._published_cards()})
         else:
             answer = await self._complete(scope, receive)
         await answer(scope, receive, send)
@@ -85,6 +98,15 @@ class Gate:
         parent = None if name == self.names[0] else self.names[0]
         card = {"id": name, "object": "model", "created": self._created, "owned_by": "fettle", "parent": parent}
         return card | ({"max_model_len": self._max_model_len} if self.is_open else {})
+
+    def _published_cards(self) -> list[dict[str, Any]]:
+        """A name in production by itself, the other aliases as `NAME@ALIAS`; each says its version."""
+        found = []
+        for name, aliases in sorted((self._published.means if self._published is not None else {}).items()):
+            for alias, number in sorted(aliases.items()):
+                card = self._card(str(Reference(name, alias)))
+                found.append(card | {"parent": self.names[0], "version": f"{name}:{number}"})
+        return found
 
     async def _complete(self, scope: Scope, receive: Receive) -> ASGIApp:
         """vLLM's app with the checked body, or the error that the request earns."""
@@ -107,18 +129,39 @@ class Gate:
         if _TEMPLATE in wanted or (isinstance(extra, dict) and _TEMPLATE in extra):
             return _error(400, "the chat template is the model's; a request cannot bring one", param=_TEMPLATE)
         model = wanted.get("model") or self.names[0]
-        if model not in self.names:
-            near = did_you_mean(str(model), self.names)
-            available = ", ".join(self.names)
-            return _error(404, f"no model '{model}'{near}; available: {available}", kind="NotFoundError", param="model")
-        if is_chat or model in self.defaults:
-            try:
-                wanted = as_learned(wanted, self._neutral[model]) if is_chat else wanted
-                body = json.dumps(_filled(wanted, self.defaults.get(model, {}), is_chat)).encode()
-            except RecursionError:
-                return _error(400, "the request's body is nested too deeply")
-            scope["headers"] = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
-            scope["headers"].append((b"content-length", str(len(body)).encode()))
+        if model in self.names:
+            defaults = self.defaults.get(model, {})
+            if is_chat or defaults:
+                return self._passed(scope, wanted, defaults, self._neutral.get(model), is_chat)
+            return _Replayed(self._app, body)
+        known = self._published.means if self._published is not None else {}
+        meant = parsed(model) if isinstance(model, str) else None
+        if self._published is None or meant is None or meant.name not in known:
+            return _no_model(str(model)[:_TOLD_CHARS], (*self.names, *known))
+        try:
+            resident = await self._published.acquire(meant)
+        except NotPublished as error:
+            return _error(404, str(error), kind="NotFoundError", param="model")
+        except NoRoom as error:
+            return _error(503, str(error), kind="ServiceUnavailableError", retry=True)
+        except UserError as error:
+            return _error(400, f"'{model}' is refused here: {error.got}", param="model")
+        wanted["model"] = resident.version.id
+        passed = self._passed(scope, wanted, resident.defaults, resident.neutral, is_chat)
+        return _Held(passed, resident, self._published)
+
+    def _passed(
+        self, scope: Scope, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None, is_chat: bool
+    ) -> ASGIApp:
+        """vLLM's app with the request as the model wants it."""
+        assert self._app is not None
+        try:
+            wanted = as_learned(wanted, neutral) if is_chat and neutral is not None else wanted
+            body = json.dumps(_filled(wanted, defaults, is_chat)).encode()
+        except RecursionError:
+            return _error(400, "the request's body is nested too deeply")
+        scope["headers"] = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
+        scope["headers"].append((b"content-length", str(len(body)).encode()))
         return _Replayed(self._app, body)
 
 
@@ -139,6 +182,27 @@ class _Replayed:
             return {"type": "http.request", "body": self.body, "more_body": False}
 
         await self.app(scope, replay, send)
+
+
+class _Held:
+    """`app`, which is answered by a published version: named in the answer's headers, and given back at its end."""
+
+    def __init__(self, app: ASGIApp, resident: Resident, published: Residency) -> None:
+        self.app, self.resident, self.published = app, resident, published
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        version = self.resident.version
+        told = [(b"x-fettle-version", version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *told]}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_named)
+        finally:
+            self.published.release(self.resident)
 
 
 def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], is_chat: bool) -> dict[str, Any]:
@@ -171,6 +235,12 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+def _no_model(model: str, names: tuple[str, ...]) -> JSONResponse:
+    available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
+    message = f"no model '{model}'{did_you_mean(model, names)}; available: {available}"
+    return _error(404, message, kind="NotFoundError", param="model")
 
 
 def _error(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -16,10 +17,14 @@ from fettle.engine.env import EngineOptions, device, prepare_process
 from fettle.errors import FettleError, UserError
 from fettle.models.base import load_tokenizer
 from fettle.output import print_into
+from fettle.registry.folder import FolderRegistry
 from fettle.serving.gate import Gate
-from fettle.serving.resolve import ServedModel
+from fettle.serving.residency import Residency
+from fettle.serving.resolve import ServedAdapter, ServedModel, admitted
+from fettle.serving.weights import check_model
 
 _WATCH_S = 0.5
+_REFRESH_S = 0.5
 _LAST_WORDS_S = 15
 _REASON_CHARS = 400
 # vLLM queues by itself and better; this only keeps health checks from waiting behind requests.
@@ -53,6 +58,7 @@ class Replica:
         self._gate = Gate(served.names, served.defaults)
         self._loading = asyncio.create_task(self._load(served, options))
         self._watching: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         if hold:
             await self.loaded()
         else:
@@ -71,9 +77,10 @@ class Replica:
             # Imported here, not above: the driver imports this module to deploy it and has no use for vLLM's 10 s.
             from fettle.engine.openai_app import openai_app
 
-            trust = any("chat_template" in defaults for defaults in served.defaults.values())
+            trust = served.registry is not None or any("chat_template" in one for one in served.defaults.values())
             app = await openai_app(engine, served.folder, served.name, trust_template=trust)
             neutral = await asyncio.to_thread(_neutral, served)
+            published = await _published(served, options, engine)
             await engine.warm_up()
         except Exception as error:
             logger.exception("the engine did not start")
@@ -81,8 +88,10 @@ class Replica:
             raise error if isinstance(error, UserError) else FettleError(self._gate.failure) from error
         gc.collect()
         gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
-        self._gate.open(app, engine.llm.model_config.max_model_len, neutral)
+        self._gate.open(app, engine.llm.model_config.max_model_len, neutral, published)
         self._watching = asyncio.create_task(self._watch(engine))
+        if published is not None:
+            self._refreshing = asyncio.create_task(_keep_up(published))
 
     async def _watch(self, engine: Any) -> None:
         """Ends the process with its engine. Serve would need three failed health checks (26 s of errors, measured),
@@ -114,6 +123,38 @@ async def _start(served: ServedModel, options: EngineOptions) -> Any:
     for adapter in served.adapters:
         await engine.adapters.put(adapter.name, adapter.folder)
     return engine
+
+
+async def _published(served: ServedModel, options: EngineOptions, engine: Any) -> Residency | None:
+    """What the registry has, as far as there is room, loaded."""
+    if served.registry is None:
+        return None
+    from fettle.data.chat import neutral_of  # imports transformers
+
+    shapes = await asyncio.to_thread(check_model, served.folder)
+
+    def admit(name: str, folder: Path) -> ServedAdapter:
+        adapter = admitted(name, folder, served.folder, shapes)
+        if adapter.rank > options.max_lora_rank:
+            raise UserError(f"its rank is {adapter.rank}, and this endpoint takes {options.max_lora_rank} at most")
+        return adapter
+
+    def neutral(template: str | None) -> Neutral:
+        return neutral_of(load_tokenizer(served.folder, template))
+
+    published = Residency(FolderRegistry(served.registry), engine.adapters, admit, neutral, most=served.places)
+    await published.refresh()
+    return published
+
+
+async def _keep_up(published: Residency) -> None:
+    """Looks at the registry again and again; what is wrong there for a while changes nothing here."""
+    while True:
+        await asyncio.sleep(_REFRESH_S)
+        try:
+            await published.refresh()
+        except (OSError, FettleError) as error:
+            logger.error("the registry cannot be read: %s", error)
 
 
 def _end_later_if_failed(loading: asyncio.Task[None]) -> None:

@@ -16,7 +16,9 @@ from fettle.models.base import BUNDLED, digest_of, resolve_base, template_in
 from fettle.serving.weights import Shapes, check_adapter, check_model, read
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+PLACES = 32
 _IN_ONE_BATCH = 8
+_PUBLISHED_RANK = 64
 _HASHED_BYTES = 1 << 30
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
@@ -34,13 +36,16 @@ class ServedAdapter:
 @dataclass(frozen=True)
 class ServedModel:
     """A base under `name` and adapters under theirs. primary: the name of what was asked for. chats: whether the
-    primary has a chat template."""
+    primary has a chat template. registry: a folder whose published adapters are served too, `places` of them held at a
+    time."""
 
     name: str
     folder: Path
     primary: str
     chats: bool
     adapters: tuple[ServedAdapter, ...] = ()
+    registry: Path | None = None
+    places: int = PLACES
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,30 +59,45 @@ class ServedModel:
 
 
 def resolve(
-    model: str | Path, *, name: str | None = None, adapters: Mapping[str, str | Path] | None = None
+    model: str | Path,
+    *,
+    name: str | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
+    registry: str | Path | None = None,
+    places: int = PLACES,
 ) -> ServedModel:
     """What `fettle serve` offers for a bundled name, a model's or adapter's folder (an artifact's too) or a hub id.
 
     name: what `model` is called; by default its artifact's name, its hub id or its folder's name. adapters: further
-    adapters over the same base. Raises UserError for anything that would keep the engine from starting.
+    adapters over the same base. registry, places: see ServedModel. Raises UserError for anything that would keep the
+    engine from starting.
     """
     folder = resolve_base(model, field="model")
     wanted = {_checked(key): resolve_base(path, field=f"adapter {key}") for key, path in (adapters or {}).items()}
     for one in (folder, *wanted.values()):
-        _check_speaks(one)
+        check_speaks(one)
     primary = _checked(name) if name is not None else _name(model, folder)
     if primary in wanted:
         raise UserError(f"'{primary}' names two models", field="adapter", fix="give one of them another name")
     base, base_name = folder, primary
     if (folder / "adapter_config.json").is_file():
-        base, base_name = _base_of(folder)
+        base, base_name = base_of(folder)
         wanted = {primary: folder} | wanted
         if base_name in wanted:
             base_name += "-base"
     shapes = check_model(base)
-    found = tuple(_adapter(key, path, base, shapes) for key, path in wanted.items())
+    found = tuple(admitted(key, path, base, shapes) for key, path in wanted.items())
     chats = template_in(folder) is not None or template_in(base) is not None
-    return ServedModel(name=base_name, folder=base, primary=primary, chats=chats, adapters=found)
+    root = None
+    if registry is not None:
+        root = Path(registry).expanduser().resolve()
+        if root.exists() and not root.is_dir():
+            raise UserError("not a folder", file=root, field="registry")
+        if places < 1:
+            raise UserError(f"{places} is not a positive number", field="places")
+        _check_has_lora(root, base)
+    served = ServedModel(name=base_name, folder=base, primary=primary, chats=chats, adapters=found)
+    return replace(served, registry=root, places=places)
 
 
 def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
@@ -87,18 +107,22 @@ def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
     most = positions(read(served.folder / "config.json"))
     if options.max_model_len and most and options.max_model_len > most:
         raise UserError(f"{options.max_model_len} is more than the model's {most} positions", field="max_model_len")
-    if not served.adapters:
+    if not served.adapters and served.registry is None:
         return options
-    count = len(served.adapters)
+    count, ranks = len(served.adapters), [adapter.rank for adapter in served.adapters]
+    if served.registry is not None:
+        # vLLM must never put one aside by itself, and drops what was replaced only a little later.
+        count += served.places
+        ranks.append(_PUBLISHED_RANK)
     return replace(
         options,
         max_loras=options.max_loras or min(count, _IN_ONE_BATCH),
-        max_lora_rank=max(options.max_lora_rank, *(adapter.rank for adapter in served.adapters)),
+        max_lora_rank=max(options.max_lora_rank, *ranks),
         max_adapters=max(options.max_adapters, 2 * count),
     )
 
 
-def _check_speaks(folder: Path) -> None:
+def check_speaks(folder: Path) -> None:
     """Raises UserError for what has a head of another kind in place of a language model's."""
     kind = read_artifact(folder).kind if is_artifact(folder) else "model"
     is_of_classes = read(folder / "adapter_config.json").get("task_type") in ("SEQ_CLS", "TOKEN_CLS")
@@ -118,7 +142,7 @@ def _check_speaks(folder: Path) -> None:
         )
 
 
-def _base_of(adapter: Path) -> tuple[Path, str]:
+def base_of(adapter: Path) -> tuple[Path, str]:
     """Folder and name of the weights that an adapter says it was made for."""
     file = adapter / "adapter_config.json"
     artifact = read_artifact(adapter) if is_artifact(adapter) else None
@@ -151,7 +175,9 @@ def _check_digest(adapter: Path, base: Path) -> None:
         )
 
 
-def _adapter(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapter:
+def admitted(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapter:
+    """The adapter in a folder, over the base in `base` with tensors of those shapes. Raises UserError where vLLM could
+    not apply it, or it was made for another base."""
     if not (folder / "adapter_config.json").is_file():
         raise UserError("not an adapter: it has no adapter_config.json", file=folder, field=f"adapter {name}")
     _check_has_lora(folder, base)

@@ -1,0 +1,1 @@
+"""Published versions of adapters, and the movable names that point at them."""

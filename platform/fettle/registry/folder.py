@@ -1,0 +1,226 @@
+"""A registry in a folder that its publishers and all replicas see: versions never change, aliases point at them.
+
+ROOT/NAME/versions/N is a version's folder, and ROOT/NAME/versions/N.json says what it is: the version is there once
+that file is. ROOT/NAME/aliases.json is replaced as a whole. Whoever writes holds ROOT/NAME/.lock; readers need no lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, replace_text, sync_folder, sync_path
+from fettle.errors import UserError, did_you_mean
+from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
+
+MAX_BYTES = 4 << 30
+_MOST_BEFORE = 20  # versions that an alias can go back to
+# Code, or what may hide some; everything else of an adapter is text.
+_TAKEN = {".json", ".safetensors", ".jinja", ".txt", ".model"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """number: from 1. digest: over all its files. base: path and digest of what it goes over, as far as it says so.
+    size: bytes. published: in UTC."""
+
+    name: str
+    number: int
+    folder: Path
+    digest: str
+    size: int
+    published: str
+    base: dict[str, str] | None = None
+
+    @property
+    def id(self) -> str:
+        """`support:7`."""
+        return f"{self.name}:{self.number}"
+
+
+class FolderRegistry:
+    """Of adapters below `root`, which need not be there yet."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def names(self) -> list[str]:
+        """Of everything that has a version, sorted."""
+        return sorted(file.parents[1].name for file in self.root.glob("*/versions/1.json"))
+
+    def versions(self, name: str) -> list[Version]:
+        """All that are there, oldest first; none for an unknown name."""
+        numbers = sorted(int(file.stem) for file in self._versions(name).glob("[0-9]*.json"))
+        return [self._read(name, number) for number in numbers]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias to number."""
+        return {alias: told["now"] for alias, told in self._aliases(name).items()}
+
+    def find(self, wanted: Reference) -> Version:
+        """What a reference means now. Raises UserError where there is no such thing."""
+        known = self.names()
+        if wanted.name not in known:
+            near = did_you_mean(wanted.name, known)
+            raise UserError(f"no adapter '{wanted.name}' is published in {self.root}{near}", field="name")
+        number = wanted.number
+        if number is None:
+            aliases = self.aliases(wanted.name)
+            if wanted.alias not in aliases:
+                told = ", ".join(f"{alias} ({wanted.name}:{number})" for alias, number in sorted(aliases.items()))
+                raise UserError(
+                    f"'{wanted.name}' has no alias '{wanted.alias}'",
+                    field="name",
+                    expected=told or "none is set",
+                    fix=f"fettle promote {wanted.name}:NUMBER" if wanted.alias == PRODUCTION else None,
+                )
+            number = aliases[str(wanted.alias)]
+        if not self._file(wanted.name, number).is_file():
+            told = ", ".join(str(one.number) for one in self.versions(wanted.name))
+            raise UserError(f"'{wanted.name}' has no version {number}", field="name", expected=told)
+        return self._read(wanted.name, number)
+
+    def publish(self, name: str, folder: str | Path, *, alias: str = CANDIDATE) -> Version:
+        """A copy of the adapter in `folder` as the next version, at which `alias` points from then on; the newest
+        version again, where that has the very same files.
+
+        Raises UserError for a bad name, an artifact whose files have changed, files that are no adapter's, links, or
+        more than 4 GiB; then nothing is changed.
+        """
+        source = Path(folder)
+        check_name(name)
+        check_alias(alias)
+        size = _checked_files(source)
+        artifact = read_artifact(source, verify=True) if is_artifact(source) else None
+        digest = artifact.digest if artifact is not None else digest_folder(source)
+        with self._locked(name):
+            there = self.versions(name)
+            if there and there[-1].digest == digest:
+                version = there[-1]
+            else:
+                number = there[-1].number + 1 if there else 1
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                base = artifact.base if artifact is not None else None
+                version = Version(name, number, self._versions(name) / str(number), digest, size, now, base)
+                self._commit(version, source)
+            self._point(name, alias, version.number)
+        return version
+
+    def point(self, name: str, alias: str, number: int) -> int | None:
+        """Points `alias` at a version; gives the number that it pointed at. Raises UserError where there is none."""
+        check_alias(alias)
+        self.find(Reference(name, None, number))
+        with self._locked(name):
+            return self._point(name, alias, number)
+
+    def back(self, name: str, alias: str = PRODUCTION) -> Version:
+        """Points `alias` at what it pointed at before. Raises UserError where it points at its first."""
+        self.find(Reference(name, alias))
+        with self._locked(name):
+            told = self._aliases(name)
+            before = told[alias]["before"]
+            if not before:
+                raise UserError(
+                    f"{name}@{alias} has pointed at {name}:{told[alias]['now']} only; there is nothing to go back to",
+                    field="name",
+                )
+            told[alias] = {"now": before[-1], "before": before[:-1]}
+            replace_text(self._aliases_file(name), json.dumps(told, indent=2))
+        return self._read(name, told[alias]["now"])
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """Name to alias to number, of all names: what replicas look at again and again."""
+        return {name: self.aliases(name) for name in self.names()}
+
+    def _commit(self, version: Version, source: Path) -> None:
+        """The folder first, then the file that makes it a version; on any error nothing is left behind."""
+        partial = version.folder.with_name(f".partial-{version.number}-{uuid.uuid4().hex[:8]}")
+        try:
+            shutil.copytree(source, partial)
+            if digest_folder(partial) != version.digest:
+                raise UserError("its files changed while they were copied", file=source, fix="publish it again")
+            shutil.rmtree(version.folder, ignore_errors=True)  # of a publisher that died before its last step
+            sync_folder(partial)
+            partial.rename(version.folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        told = {key: value for key, value in asdict(version).items() if key != "folder"}
+        replace_text(self._file(version.name, version.number), json.dumps(told, indent=2))
+        sync_path(version.folder.parent)
+
+    def _point(self, name: str, alias: str, number: int) -> int | None:
+        told = self._aliases(name)
+        now = told.get(alias, {}).get("now")
+        if now == number:
+            return number
+        before = [*told.get(alias, {}).get("before", []), *([] if now is None else [now])]
+        told[alias] = {"now": number, "before": before[-_MOST_BEFORE:]}
+        replace_text(self._aliases_file(name), json.dumps(told, indent=2))
+        return now
+
+    def _read(self, name: str, number: int) -> Version:
+        try:
+            told: dict[str, Any] = json.loads(self._file(name, number).read_text(encoding="utf-8"))
+            return Version(folder=self._versions(name) / str(number), **told)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"not readable as a version ({error})", file=self._file(name, number)) from error
+
+    def _aliases(self, name: str) -> dict[str, dict[str, Any]]:
+        file = self._aliases_file(name)
+        if not file.is_file():
+            return {}
+        try:
+            told: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+            return told
+        except ValueError as error:
+            raise UserError(f"not valid JSON ({error})", file=file) from error
+
+    def _versions(self, name: str) -> Path:
+        return self.root / name / "versions"
+
+    def _file(self, name: str, number: int) -> Path:
+        return self._versions(name) / f"{number}.json"
+
+    def _aliases_file(self, name: str) -> Path:
+        return self.root / name / "aliases.json"
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        self._versions(name).mkdir(parents=True, exist_ok=True)
+        with open(self.root / name / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _checked_files(folder: Path) -> int:
+    """Bytes of the adapter in a folder. Raises UserError for what is none, or holds what shall not be published."""
+    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            "no adapter in safetensors", file=folder, expected="adapter_config.json and adapter_model.safetensors"
+        )
+    size = 0
+    for file in sorted(folder.rglob("*")):
+        if file.is_symlink():
+            raise UserError("a link; only plain files are published", file=file)
+        if file.is_dir():
+            continue
+        if file.suffix not in _TAKEN and file.name not in (MANIFEST, "README.md"):
+            raise UserError(
+                "not a file that an adapter consists of",
+                file=file,
+                expected=", ".join(sorted(_TAKEN)),
+                fix="take it out of the folder, or save the adapter anew with safetensors",
+            )
+        size += os.path.getsize(file)
+    if size > MAX_BYTES:
+        raise UserError(f"{size / 2**30:.1f} GiB; an adapter has at most {MAX_BYTES >> 30}", file=folder)
+    return size

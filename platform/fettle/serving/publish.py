@@ -1,0 +1,38 @@
+"""An adapter into a registry, once it is known that an endpoint over its base would take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fettle.artifact import is_artifact, read_artifact
+from fettle.errors import UserError
+from fettle.models.base import resolve_base
+from fettle.registry.folder import FolderRegistry, Version
+from fettle.registry.reference import CANDIDATE
+from fettle.serving.resolve import admitted, base_of, check_speaks
+from fettle.serving.weights import check_model
+
+
+def publish(
+    folder: str | Path,
+    *,
+    registry: str | Path,
+    name: str | None = None,
+    alias: str = CANDIDATE,
+    base: str | Path | None = None,
+) -> Version:
+    """Copies the adapter in `folder` into the registry as the next version of `name`, and points `alias` at it.
+
+    name: by default its artifact's, or its folder's. base: what it goes over, by default what it says itself. Raises
+    UserError where vLLM could not apply it, where it was made for another base, and as `FolderRegistry.publish`.
+    """
+    source = resolve_base(folder, field="adapter")
+    if not (source / "adapter_config.json").is_file():
+        raise UserError(
+            "not an adapter: it has no adapter_config.json", file=source, fix="serve full weights as they are"
+        )
+    check_speaks(source)
+    over = resolve_base(base, field="base") if base is not None else base_of(source)[0]
+    called = name or (read_artifact(source).name if is_artifact(source) else source.name)
+    admitted(called, source, over, check_model(over))
+    return FolderRegistry(registry).publish(called, source, alias=alias)

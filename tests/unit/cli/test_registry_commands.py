@@ -1,0 +1,98 @@
+"""`fettle publish | promote | rollback | adapters`, as an operator types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+from fettle.artifact import new_artifact
+from fettle.cli.main import app
+from fettle.errors import UserError
+from fettle.models.base import BUNDLED, digest_of
+from fettle.serving.weights import tensor_shapes
+
+MakeAdapter = Callable[..., Path]
+MODULE = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> MakeAdapter:
+    """`make_adapter(name)`: an adapter's artifact over the bundled model, of weights that differ by name."""
+    outputs, inputs = tensor_shapes(BUNDLED["tiny"] / "model.safetensors")[f"{MODULE}.weight"]
+    base = {"path": str(BUNDLED["tiny"]), "digest": digest_of(BUNDLED["tiny"])}
+
+    def make(name: str, **config: object) -> Path:
+        with new_artifact(tmp_path / name, kind="adapter", name="support", fingerprint="f", base=base) as folder:
+            (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | config))
+            key = f"base_model.model.{MODULE}"
+            tensors = {
+                f"{key}.lora_A.weight": np.full((4, inputs), len(name), np.float32),
+                f"{key}.lora_B.weight": np.zeros((outputs, 4), np.float32),
+            }
+            save_file(tensors, folder / "adapter_model.safetensors")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Callable[..., str]:
+    """`said("promote", "support")`: what a command prints, of the registry in the test's folder."""
+
+    def run(*words: object) -> str:
+        done = CliRunner().invoke(app, [*map(str, words)], env={"FETTLE_REGISTRY": str(tmp_path / "registry")})
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.output
+
+    return run
+
+
+def test_an_adapter_on_its_way_into_production_and_back(make_adapter: MakeAdapter, said: Callable[..., str]) -> None:
+    assert "nothing is published" in said("adapters")
+
+    first = said("publish", make_adapter("one"))
+    assert first.startswith("support:1 is support@candidate (")
+    assert "fettle promote support@candidate" in first
+    assert said("promote", "support@candidate") == "support@production is support:1\n"
+
+    said("publish", make_adapter("second"))
+    assert said("promote", "support") == "support@production is support:2, was support:1\n"
+    assert said("rollback", "support") == "support@production is support:1 again, was support:2\n"
+    assert said("promote", "support:2", "--alias", "trial") == "support@trial is support:2\n"
+
+    head, *rows = said("adapters").splitlines()
+    assert head.split() == ["version", "aliases", "size", "published", "digest"]
+    assert [row.split()[0] for row in rows] == ["support:1", "support:2"]
+    assert "production" in rows[0] and "candidate, trial" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("promote", "support"), "no adapter 'support' is published"),
+        (("promote", "../x"), "names no published adapter"),
+        (("rollback", "support"), "no adapter 'support' is published"),
+        (("rollback", "support:1"), "is no name for an adapter"),
+        (("publish", "/nowhere/at/all"), "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(said: Callable[..., str], words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        said(*words)
+
+
+def test_what_an_endpoint_would_refuse_is_not_published(
+    make_adapter: MakeAdapter, said: Callable[..., str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="vLLM does not apply DoRA"):
+        said("publish", make_adapter("dora", use_dora=True))
+    with pytest.raises(UserError, match="not an adapter"):
+        said("publish", BUNDLED["tiny"])
+    assert not (tmp_path / "registry").exists()

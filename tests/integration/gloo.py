@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+import traceback
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,12 @@ def train_alone(job: StageJob) -> StageJob:
 
 
 def train_together(cases: list[tuple[StageJob, int]], worker: Any = None) -> None:
-    """Each case's stage on two workers at its ZeRO stage, in one pair of processes."""
-    spawn(worker or work, cases)
+    """Each case's stage on two workers at its ZeRO stage. worker: what changes more of a process than `work` does has
+    one of its own; the pair that does the others' work stays, since it takes ten seconds to import everything."""
+    if worker is not None:
+        spawn(worker, cases)
+    else:
+        Pair.standing().work(cases)
 
 
 def spawn(worker: Any, *args: Any, processes: int = 2) -> None:
@@ -91,8 +97,69 @@ def spawn(worker: Any, *args: Any, processes: int = 2) -> None:
         torch.multiprocessing.spawn(worker, args=(f"{folder}/meeting", *args), nprocs=processes)
 
 
+class Pair:
+    """Two processes that have joined and do what they are told until this one ends."""
+
+    _standing: Pair | None = None
+
+    @classmethod
+    def standing(cls) -> Pair:
+        """The one that there is, or a new one."""
+        if cls._standing is None:
+            cls._standing = cls()
+        return cls._standing
+
+    def __init__(self) -> None:
+        context = torch.multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory()
+        self._pipes, self._processes = [], []
+        for rank in range(2):
+            ours, theirs = context.Pipe()
+            told = (rank, f"{self._folder.name}/meeting", theirs)
+            process = context.Process(target=_do_as_told, args=told, daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def work(self, cases: list[tuple[StageJob, int]]) -> None:
+        """Raises RuntimeError with what a process raised; both are gone then, for the other may wait for it."""
+        for pipe in self._pipes:
+            pipe.send(cases)
+        waiting, problem = list(self._pipes), None
+        while waiting and problem is None:
+            for pipe in connection.wait(waiting):
+                assert isinstance(pipe, connection.Connection)
+                waiting.remove(pipe)
+                try:
+                    problem = problem or pipe.recv()
+                except EOFError:
+                    problem = problem or "a process of the pair is gone"
+        if problem is not None:
+            Pair._standing = None
+            for process in self._processes:
+                process.kill()
+            raise RuntimeError(problem)
+
+
+def _do_as_told(rank: int, meeting: str, pipe: connection.Connection) -> None:
+    while True:
+        try:
+            cases = pipe.recv()
+        except EOFError:
+            return
+        problem = None
+        try:
+            work(rank, meeting, cases)
+        except BaseException:
+            problem = traceback.format_exc()
+        pipe.send(problem)
+
+
 def join(rank: int, meeting: str, size: int = 2) -> None:
     """This process is one of `size` that speak gloo. They meet in a file: a free port may be another's by then."""
+    if torch.distributed.is_initialized():
+        return
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)

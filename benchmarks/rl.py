@@ -5,7 +5,8 @@ sync of an adapter. One side after the other, each in a process of its own (`rl_
 
 Equal cores: bare, TRL and fettle's synchronous step have one, to which they are bound with all processes they start
 (fettle's Ray among them). With a staleness of 1 the learner has one and the engine another: it is compared with the
-ideal of its own parts alone, which take (generate + learn) / max(generate, learn) as long in turns.
+ideal of its own parts alone, which take (generate + learn) / max(generate, learn) as long in turns, and with the bare
+loop's parts in two processes: cores that share caches and memory slow each other down.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def main() -> None:
             busy = max(busy, trl["seconds"] / trl["cpu_seconds"])
         stale = _told("rl_fettle.py", "step", "--case", case, "--staleness", 1, "--steps", steps["stale"], cores=2)
         rows.append(_against_ideal(case, sync, stale))
+        beside = _told("rl_sides.py", "beside", "--case", case, "--steps", steps["stale"], cores=2)
+        rows.append(_against_beside(case, stale, beside))
         busy = max(busy, stale["busy"])
     adapter = _told("rl_fettle.py", "adapter", "--steps", _steps("adapter", options)["adapter"], cores=1)
     rows.append(_of_adapter(adapter))
@@ -131,6 +134,12 @@ def _against_ideal(case: str, sync: dict[str, Any], stale: dict[str, Any]) -> di
     )
     peer = f"ideal: ({generate:.2f} + {learn:.2f}) / {max(generate, learn):.2f} s"
     return row(what, "times", round(achieved, 3), peer, round(ideal, 3), achieved / ideal, limit=True)
+
+
+def _against_beside(case: str, stale: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
+    what = f"{case}: a step of max_staleness 1, sync of all weights included; {_parts(stale)}"
+    peer = f"the bare loop's two parts in two processes beside each other, no sync; {_parts(beside)}"
+    return row(what, "s", stale["seconds"], peer, beside["seconds"], beside["seconds"] / stale["seconds"], limit=True)
 
 
 def _of_adapter(adapter: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python benchmarks/rl_fettle.py step --case small|ragged [--staleness 1] [--steps 6]
     python benchmarks/rl_fettle.py adapter [--steps 6]
 
-step: full weights of `rl_sides`' model with its prompts, end tokens, reward, micro-batches and loss, in float32, a
+step: full weights of `rl_case`'s model with its prompts, end tokens, reward, micro-batches and loss, in float32, a
 thread for the learner and one for the engine. adapter: LoRA of rank 16 over the bundled model, for its sync alone. The
 first two steps are a warm-up; the last ones of a stale run, beside which nothing is generated any more, do not count.
 """
@@ -35,12 +35,12 @@ from fettle.rl.stage import rl
 from fettle.train.checkpoint import Fence
 from fettle.train.job import GroupMember
 from house_format import ROOT, peak_mib
-from rl_sides import CASES, CLIP, LR, MAX_MODEL_LEN, MODEL, Case, rendered_prompts, stop_ids
+from rl_case import CASES, CLIP, LR, MAX_MODEL_LEN, MODEL, Case, rendered_prompts, stop_ids
 
 WARM_UP = 2
 _ACCUMULATE = {"small": 2, "ragged": 6}  # micro-batches of 4096 tokens, as the bare side's
 _ADAPTER_CASE = Case(8, 8, 32)
-_REWARDS = """from rl_sides import reward
+_REWARDS = """from rl_case import reward
 
 def first_said(prompts, completions, **columns):
     return [reward(text if isinstance(text, str) else text[0]["content"]) for text in completions]

@@ -9,7 +9,7 @@ ppo: a reward model learns which answers to HH-RLHF's prompts are harmless (Bai 
 from `base-8m` with it; measured is its mean reward for an answer to each prompt that neither has seen.
 
 What is done in the folder --out is not done again, so that it may be interrupted; delete it after changing the sizes.
-Writes results/rl_learns-grpo-DATE.json, results/rl_learns-ppo-DATE.json, docs/images/rl_grpo.svg and docs/images/rl_ppo.svg.
+Of each it writes results/rl_learns-EXPERIMENT-DATE.json and docs/images/rl_EXPERIMENT.svg.
 """
 
 from __future__ import annotations

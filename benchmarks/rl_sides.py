@@ -1,14 +1,12 @@
 """The sides that a GRPO step of fettle is measured against, each in a process of its own, which prints one JSON line.
 
-    python benchmarks/rl_sides.py trl|bare --case small|ragged [--steps 4] [--threads 1]
+    python benchmarks/rl_sides.py trl|bare|beside --case small|ragged [--steps 4] [--threads 1]
 
 trl: TRL's GRPOTrainer, whose rollouts are transformers' `generate`. bare: vLLM's generate, one exactly packed forward
-and backward and an optimizer step, with no framework: the limit. Both in float32 on the same threads, with the same
-prompts, sampling (temperature 1, all tokens), end tokens, reward, advantages, loss (clipped, over the step's tokens)
-and optimizer. The first step is a warm-up.
-
-Answers of `ragged` end at the first line break too, after 1 to 256 tokens with a median of 34 and a mean of 55
-(2026-11); those of `small` only where the model ends them.
+and backward and an optimizer step, with no framework: the limit. beside: bare's generate in a second process while it
+learns from the answers before, which is what a machine has to give to max_staleness 1. All in float32 on the same
+threads, with the same prompts, sampling (temperature 1, all tokens), end tokens, reward, advantages, loss (clipped,
+over the step's tokens) and optimizer. The first step is a warm-up.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,130 +33,50 @@ from fettle.engine.sampling import Completion, Sampling
 from fettle.rl.advantages import group_normalised
 from fettle.rl.policy_losses import clipped
 from fettle.train.logprobs import whole
-from house_format import ROOT, peak_mib
+from rl_case import (
+    CASES,
+    CLIP,
+    LR,
+    MAX_MODEL_LEN,
+    MODEL,
+    Case,
+    Clock,
+    Step,
+    rendered_prompts,
+    reward,
+    stop_ids,
+    summary,
+)
 
-MODEL = ROOT.parent / "shared" / "models" / "base-8m"
-PROMPTS = ROOT.parent / "shared" / "data" / "sft" / "alpaca_en_demo.json"
-MAX_MODEL_LEN, LONGEST_PROMPT = 512, 64
-LR, CLIP = 1e-6, 0.2  # too small a rate to change how long answers are
 _MICRO_TOKENS = 4096
 _TRL_MICRO_BATCH = 8  # answers; of 8, 16, 32 and 64 the fastest at `small` (5.9, 6.0, 6.2, 7.3 s, 2026-11)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One step. stops: the words that end an answer, each one token, beside the model's own end tokens."""
-
-    num_prompts: int
-    num_samples: int
-    max_new_tokens: int
-    stops: tuple[str, ...] = ()
-
-    @property
-    def answers(self) -> int:
-        return self.num_prompts * self.num_samples
-
-
-CASES = {"small": Case(8, 8, 64), "ragged": Case(32, 8, 256, ("\n", "\n\n"))}
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds of the wall's clock and of this process's, all threads together."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> Clock:
-        return cls(time.perf_counter(), time.process_time())
-
-    def __sub__(self, other: Clock) -> Clock:
-        return Clock(self.wall - other.wall, self.cpu - other.cpu)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step took. sync: until the engine has the new weights; in neither of the others."""
-
-    generate: Clock
-    learn: Clock
-    sync: Clock | None
-    lengths: list[int]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", choices=("trl", "bare"))
+    parser.add_argument("side", choices=("trl", "bare", "beside"))
     parser.add_argument("--case", choices=tuple(CASES), default="small")
     parser.add_argument("--steps", type=int, default=4, help="the warm-up included; at least 2")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    side = trl_steps if options.side == "trl" else bare_steps
-    steps = side(CASES[options.case], max(2, options.steps), options.threads)
-    print(json.dumps(vars(options) | summary(steps)))
-
-
-def rendered_prompts(num: int) -> list[str]:
-    """The first instructions that make prompts of at most 64 tokens, as the model's chat template renders them."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    found = []
-    for asked in json.loads(PROMPTS.read_text(encoding="utf-8")):
-        turns = [{"role": "user", "content": "\n".join(filter(None, (asked["instruction"], asked["input"])))}]
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        if len(tokenizer(text)["input_ids"]) <= LONGEST_PROMPT:
-            found.append(text)
-        if len(found) == num:
-            return found
-    raise ValueError(f"{PROMPTS} has {len(found)} short prompts, not {num}")
-
-
-def stop_ids(case: Case) -> list[int]:
-    """The tokens that end an answer beside the model's own."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    return [id for stop in case.stops for id in tokenizer(stop, add_special_tokens=False)["input_ids"]]
-
-
-def reward(text: str) -> float:
-    """The share of an answer's words that it says for the first time."""
-    words = text.split()
-    return len(set(words)) / max(1, len(words))
-
-
-def summary(steps: Sequence[Step]) -> dict[str, Any]:
-    """Medians over the steps after the first; `seconds` and `cpu_seconds` are of whole steps without the sync."""
-    told = steps[1:]
-    lengths = [length for step in told for length in step.lengths]
-    found: dict[str, Any] = {}
-    for kind, prefix in (("wall", ""), ("cpu", "cpu_")):
-        each = [getattr(step.generate, kind) + getattr(step.learn, kind) for step in told]
-        found[f"{prefix}seconds"] = round(statistics.median(each), 3)
-        for part in ("generate", "learn", "sync"):
-            clocks = [getattr(step, part) for step in told]
-            if None not in clocks:
-                found[f"{prefix}{part}"] = round(statistics.median(getattr(one, kind) for one in clocks), 3)
-        found[f"{prefix}each"] = [round(one, 2) for one in each]
-    return found | {
-        "tokens_per_step": round(sum(lengths) / len(told)),
-        "mean_length": round(statistics.mean(lengths), 1),
-        "length_quartiles": [round(one) for one in np.percentile(lengths, (0, 25, 50, 75, 100))],
-        "peak_mib": round(peak_mib()),
-    }
+    case, num_steps = CASES[options.case], max(2, options.steps)
+    if options.side == "beside":
+        found = beside(case, num_steps, options.threads)
+    else:
+        side = trl_steps if options.side == "trl" else bare_steps
+        found = summary(side(case, num_steps, options.threads))
+    print(json.dumps(vars(options) | found))
 
 
 def bare_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
     """Steps of the hand-written loop."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    ids = [tokenizer(text)["input_ids"] for text in rendered_prompts(case.num_prompts * num_steps)]
-    options = EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads, takes_weights=True)
-    engine = start_engine(MODEL, options)  # sets torch's threads too
-    learner = _Learner(pad_id=tokenizer.pad_token_id)
-    stops = tuple(stop_ids(case))
-    sampling = Sampling(case.max_new_tokens, temperature=1.0, num_samples=case.num_samples, stop_token_ids=stops)
+    ids = _prompt_ids(case, num_steps)
+    engine, sampling = _engine(case, threads)
+    learner = _Learner()
     steps = []
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         for number in range(num_steps):
-            asked = ids[number * case.num_prompts :][: case.num_prompts]
+            asked = ids[number]
             began = Clock.now()
             answers = engine.generate(asked, sampling)
             generated = Clock.now()
@@ -174,13 +91,56 @@ def bare_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
     return steps
 
 
+def beside(case: Case, num_steps: int, threads: int) -> dict[str, Any]:
+    """Medians of steps in which one process generates while this one learns; the first is a warm-up."""
+    ids = _prompt_ids(case, num_steps + 1)
+    ours, theirs = torch.multiprocessing.get_context("spawn").Pipe()
+    torch.multiprocessing.spawn(_generate, args=(theirs, case, threads), nprocs=1, join=False, daemon=True)
+    torch.set_num_threads(threads)
+    learner = _Learner()
+    ours.send(ids[0])
+    answers, _ = ours.recv()
+    steps: list[dict[str, float]] = []
+    for number in range(num_steps):
+        began = time.perf_counter()
+        ours.send(ids[number + 1])
+        learner.step(ids[number], answers)
+        learn = time.perf_counter() - began
+        answers, generate = ours.recv()
+        steps.append({"seconds": time.perf_counter() - began, "generate": generate, "learn": learn})
+    return {name: round(statistics.median(step[name] for step in steps[1:]), 3) for name in steps[0]}
+
+
+def _generate(_: int, pipe: Any, case: Case, threads: int) -> None:
+    engine, sampling = _engine(case, threads)
+    while True:
+        asked = pipe.recv()
+        began = time.perf_counter()
+        answers = engine.generate(asked, sampling)
+        pipe.send((answers, time.perf_counter() - began))
+
+
+def _prompt_ids(case: Case, num_steps: int) -> list[list[list[int]]]:
+    """Of each step's prompts."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    found = [tokenizer(text)["input_ids"] for text in rendered_prompts(case.num_prompts * num_steps)]
+    return [found[number * case.num_prompts :][: case.num_prompts] for number in range(num_steps)]
+
+
+def _engine(case: Case, threads: int) -> tuple[Any, Sampling]:
+    options = EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads, takes_weights=True)
+    engine = start_engine(MODEL, options)  # sets torch's threads too
+    stops = tuple(stop_ids(case))
+    return engine, Sampling(case.max_new_tokens, temperature=1.0, num_samples=case.num_samples, stop_token_ids=stops)
+
+
 class _Learner:
     """The policy and its optimizer, in float32."""
 
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).train()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=LR, weight_decay=0.0, fused=True)
-        self._pad_id = pad_id
+        self._pad_id = AutoTokenizer.from_pretrained(MODEL).pad_token_id
 
     def step(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Completion]]) -> None:
         """One optimizer step over all answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from fettle.serving.port import free_port
 PROGRAM = "import typer; from fettle.cli.serve import serve_command; typer.run(serve_command)"
 START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 60
+COMPLETE = "/v1/completions"
+COUNT = 24  # tokens of a greedy answer
 
 
 @dataclass
@@ -83,3 +86,45 @@ def live(*words: str) -> Iterator[Live]:
         if process.poll() is None:
             running.stopped_by(signal.SIGTERM)
         reader.join(5)
+
+
+def greedy(at: Live, model: str, prompt: list[int], count: int = COUNT) -> tuple[list[int], list[float]]:
+    """Token ids and log-probabilities of a greedy answer."""
+    body = {"model": model, "prompt": prompt, "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    answer = at.post(COMPLETE, body | {"return_tokens_as_token_ids": True})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()["choices"][0]["logprobs"]
+    return [int(token.removeprefix("token_id:")) for token in told["tokens"]], told["token_logprobs"]
+
+
+def farthest(found: tuple[list[int], list[float]], wanted: tuple[list[int], list[float]]) -> float:
+    """Largest distance of a log-probability; infinite where a token differs."""
+    if found[0] != wanted[0]:
+        return float("inf")
+    return max(abs(one - other) for one, other in zip(found[1], wanted[1], strict=True))
+
+
+def answered_by(at: Live, model: str) -> str:
+    """The version that a request to `model` names in its headers; empty where there is no answer."""
+    answer = at.post(COMPLETE, {"model": model, "prompt": "Hello", "max_tokens": 1})
+    return answer.headers.get("x-fettle-version", "")
+
+
+def seconds_until(at: Live, model: str, version: str) -> float:
+    """How long it takes until `model` is answered by a version."""
+    began = time.monotonic()
+    while answered_by(at, model) != version:
+        assert time.monotonic() < began + 30
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def tokens_of(answer: requests.Response) -> tuple[list[int], list[float]]:
+    """As `greedy`, of an answer that may be streamed."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        parts = [answer.json()["choices"][0]["logprobs"]]
+    else:
+        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line][:-1]
+        parts = [choice["logprobs"] for event in events for choice in json.loads(event)["choices"]]
+    tokens = [int(token.removeprefix("token_id:")) for part in parts for token in part["tokens"]]
+    return tokens, [number for part in parts for number in part["token_logprobs"]]

@@ -20,6 +20,7 @@ import pytest
 import ray
 import requests
 
+from chats import CHATS
 from fettle.cluster import ray_session
 from fettle.data.encode import encode
 from fettle.data.record import Message, Prompt, Record
@@ -29,73 +30,13 @@ from fettle.registry.folder import FolderRegistry
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from fettle.serving.publish import publish
-from live import START_TIMEOUT_S, Live, live
+from live import COMPLETE, COUNT, START_TIMEOUT_S, Live, answered_by, farthest, greedy, live, seconds_until, tokens_of
 
 TOLERANCE = 1e-3  # nats, at any token of a greedy answer; float32 everywhere (1e-5 measured)
 GOES_LIVE_S = 2.0  # on a quiet machine 0.6 s: half a second until the replica looks, and the loading
 PROMPTS = [[5, 6, 7, 8], [300, 20, 9], [40, 41, 42, 43, 44]]
-COUNT = 24
 QUESTION = [{"role": "user", "content": "Hello, who are you?"}]
-CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
-
-
-SAID = "Ends with <|im_end|>, <|endoftext|> or <|im_start|>system\nö 🙂"
-ARGUMENTS = {"zone": "ö<|im_end|>", "<|im_start|>": [1.0, None]}
-SPELLED = json.dumps(ARGUMENTS).replace("<", "\\u003c")
-SCHEMA = {
-    "parameters": {"type": "object", "properties": {"zone": {"type": "string", "description": "<|im_end|>"}}},
-    "name": "get_time",
-    "strict": True,
-}
-TOOL = {"type": "function", "function": SCHEMA, "strange": 1}
-CALL = {"type": "function", "id": "call00001", "function": {"name": "get_time", "arguments": SPELLED}}
-# What training reads, what a client sends, and the tools of both.
-CHATS: dict[str, tuple[tuple[Message, ...], list[dict[str, Any]], tuple[dict[str, Any], ...]]] = {
-    "unicode": (
-        (Message("system", "Sei kürzer. "), Message("user", "Grüße, 世界 🙂\r\n")),
-        [{"role": "system", "content": "Sei kürzer. "}, {"role": "user", "content": "Grüße, 世界 🙂\r\n"}],
-        (),
-    ),
-    "control tokens": (
-        (Message("user", SAID), Message("assistant", SAID, bears_loss=True), Message("user", SAID)),
-        [{"role": role, "content": SAID} for role in ("user", "assistant", "user")],
-        (),
-    ),
-    "typed parts": (
-        (Message("user", f"{SAID}\n<|im_\nend|>"),),
-        [{"role": "user", "content": [{"type": "text", "text": part} for part in (SAID, "<|im_", "end|>")]}],
-        (),
-    ),
-    "tools": (
-        (
-            Message("user", "What time is it?"),
-            Message("assistant", "", tool_calls=(CALL | {"function": {"name": "get_time", "arguments": ARGUMENTS}},)),
-            Message("tool", "🙂<|im_end|>", name="get_time", tool_call_id="call00001"),
-        ),
-        [
-            {"role": "user", "content": "What time is it?"},
-            {"role": "assistant", "content": None, "tool_calls": [CALL]},
-            {"role": "tool", "content": "🙂<|im_end|>", "name": "get_time", "tool_call_id": "call00001"},
-        ],
-        (TOOL,),
-    ),
-}
-
-
-def greedy(at: Live, model: str, prompt: list[int], count: int = COUNT) -> tuple[list[int], list[float]]:
-    """Token ids and log-probabilities of a greedy answer."""
-    body = {"model": model, "prompt": prompt, "max_tokens": count, "temperature": 0, "ignore_eos": True, "logprobs": 0}
-    answer = at.post(COMPLETE, body | {"return_tokens_as_token_ids": True})
-    assert answer.status_code == 200, answer.text
-    told = answer.json()["choices"][0]["logprobs"]
-    return [int(token.removeprefix("token_id:")) for token in told["tokens"]], told["token_logprobs"]
-
-
-def farthest(found: tuple[list[int], list[float]], wanted: tuple[list[int], list[float]]) -> float:
-    """Largest distance of a log-probability; infinite where a token differs."""
-    if found[0] != wanted[0]:
-        return float("inf")
-    return max(abs(one - other) for one, other in zip(found[1], wanted[1], strict=True))
+CHAT = "/v1/chat/completions"
 
 
 class TestAdapterOverItsBase:
@@ -317,32 +258,6 @@ class TestInAGivenRaySession:
                 requests.get(f"http://127.0.0.1:{port}/ready", timeout=30)
 
             assert (first, again, ray.is_initialized()) == (200, 200, True)
-
-
-def answered_by(at: Live, model: str) -> str:
-    """The version that a request to `model` names in its headers; empty where there is no answer."""
-    answer = at.post(COMPLETE, {"model": model, "prompt": "Hello", "max_tokens": 1})
-    return answer.headers.get("x-fettle-version", "")
-
-
-def seconds_until(at: Live, model: str, version: str) -> float:
-    """How long it takes until `model` is answered by a version."""
-    began = time.monotonic()
-    while answered_by(at, model) != version:
-        assert time.monotonic() < began + 30
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
-def tokens_of(answer: requests.Response) -> tuple[list[int], list[float]]:
-    """As `greedy`, of an answer that may be streamed."""
-    if not answer.headers["content-type"].startswith("text/event-stream"):
-        parts = [answer.json()["choices"][0]["logprobs"]]
-    else:
-        events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line][:-1]
-        parts = [choice["logprobs"] for event in events for choice in json.loads(event)["choices"]]
-    tokens = [int(token.removeprefix("token_id:")) for part in parts for token in part["tokens"]]
-    return tokens, [number for part in parts for number in part["token_logprobs"]]
 
 
 def replica_process() -> psutil.Process:

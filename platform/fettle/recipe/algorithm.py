@@ -91,7 +91,7 @@ class AlgorithmSpec(Spec):
     """ppo: the critic's peak learning rate; ten times `lr` by default."""
     critic_warmup: int | None = Field(None, ge=0)
     """ppo: in so many first iterations the critic learns alone, so that the policy is not led by a critic that knows
-    nothing yet (as in verl); 0 by default."""
+    nothing yet (as in verl); 0 by default. optimizer.weight_decay and the schedule go on meanwhile."""
     whiten: bool | None = None
     """ppo: advantages are made to have mean 0 and variance 1 over an iteration's tokens; true by default."""
 

@@ -189,7 +189,10 @@ class RlStage(LearningStage):
                 f" {self.rollout.samples_per_prompt}; give at least {LEAST_SAMPLES[kind]}"
             )
         if kind == "online_dpo" and (not self.kl.coef or self.kl.in_ is not None or self.kl.estimator is not None):
-            raise ValueError("online_dpo holds the divergence in its preferences: give kl: {coef: β} above 0, no more")
+            raise ValueError(
+                "online_dpo holds the divergence in its preferences: give kl: {coef: β} above 0, and neither in nor"
+                " estimator"
+            )
         if self.batch.sequences is None:
             raise ValueError("batch.tokens does not tell how many steps there will be; give batch: {sequences: N}")
         if self.num_learned % self.batch.sequences:

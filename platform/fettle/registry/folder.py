@@ -1,7 +1,9 @@
 """A registry in a folder that its publishers and all replicas see: versions never change, aliases point at them.
 
 ROOT/NAME/versions/N is a version's folder, and ROOT/NAME/versions/N.json says what it is: the version is there once
-that file is. ROOT/NAME/aliases.json is replaced as a whole. Whoever writes holds ROOT/NAME/.lock; readers need no lock.
+that file is. ROOT/NAME/aliases.json is replaced as a whole. Whoever writes holds ROOT/NAME/.lock, which has to hold
+over all machines that publish; readers need no lock. ROOT/.registry tells an empty registry from a folder that is not
+mounted.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, replace_text, sync_folder, sync_path
+from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, sync_folder, sync_path
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
 
 MAX_BYTES = 4 << 30
+_MARK = ".registry"
 _MOST_BEFORE = 20  # versions that an alias can go back to
 # Code, or what may hide some; everything else of an adapter is text.
 _TAKEN = {".json", ".safetensors", ".jinja", ".txt", ".model"}
@@ -53,14 +56,20 @@ class FolderRegistry:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether something was published here ever."""
+        return (self.root / _MARK).is_file()
+
     def names(self) -> list[str]:
         """Of everything that has a version, sorted."""
-        return sorted(file.parents[1].name for file in self.root.glob("*/versions/1.json"))
+        return sorted(
+            folder.parent.name for folder in self.root.glob("*/versions") if self._numbers(folder.parent.name)
+        )
 
     def versions(self, name: str) -> list[Version]:
         """All that are there, oldest first; none for an unknown name."""
-        numbers = sorted(int(file.stem) for file in self._versions(name).glob("[0-9]*.json"))
-        return [self._read(name, number) for number in numbers]
+        return [self._read(name, number) for number in self._numbers(name)]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to number."""
@@ -68,9 +77,8 @@ class FolderRegistry:
 
     def find(self, wanted: Reference) -> Version:
         """What a reference means now. Raises UserError where there is no such thing."""
-        known = self.names()
-        if wanted.name not in known:
-            near = did_you_mean(wanted.name, known)
+        if not self._numbers(wanted.name):
+            near = did_you_mean(wanted.name, self.names())
             raise UserError(f"no adapter '{wanted.name}' is published in {self.root}{near}", field="name")
         number = wanted.number
         if number is None:
@@ -107,11 +115,8 @@ class FolderRegistry:
             if there and there[-1].digest == digest:
                 version = there[-1]
             else:
-                number = there[-1].number + 1 if there else 1
-                now = datetime.now(UTC).isoformat(timespec="seconds")
                 base = artifact.base if artifact is not None else None
-                version = Version(name, number, self._versions(name) / str(number), digest, size, now, base)
-                self._commit(version, source)
+                version = self._commit(name, source, digest, size, base)
             self._point(name, alias, version.number)
         return version
 
@@ -127,35 +132,50 @@ class FolderRegistry:
         self.find(Reference(name, alias))
         with self._locked(name):
             told = self._aliases(name)
-            before = told[alias]["before"]
+            before = [number for number in told[alias]["before"] if self._file(name, number).is_file()]
             if not before:
                 raise UserError(
                     f"{name}@{alias} has pointed at {name}:{told[alias]['now']} only; there is nothing to go back to",
                     field="name",
                 )
             told[alias] = {"now": before[-1], "before": before[:-1]}
-            replace_text(self._aliases_file(name), json.dumps(told, indent=2))
+            _replace(self._aliases_file(name), told)
         return self._read(name, told[alias]["now"])
 
-    def state(self) -> dict[str, dict[str, int]]:
-        """Name to alias to number, of all names: what replicas look at again and again."""
-        return {name: self.aliases(name) for name in self.names()}
+    def state(self) -> dict[str, dict[str, Version] | None]:
+        """Name to alias to version, of all names: what replicas look at again and again. None for a name whose files
+        cannot be read; an alias whose version is gone is left out."""
+        found: dict[str, dict[str, Version] | None] = {}
+        for name in self.names():
+            try:
+                aliases = self.aliases(name).items()
+                there = {alias: number for alias, number in aliases if self._file(name, number).is_file()}
+                found[name] = {alias: self._read(name, number) for alias, number in there.items()}
+            except (UserError, OSError):
+                found[name] = None
+        return found
 
-    def _commit(self, version: Version, source: Path) -> None:
+    def _commit(self, name: str, source: Path, digest: str, size: int, base: dict[str, str] | None) -> Version:
         """The folder first, then the file that makes it a version; on any error nothing is left behind."""
-        partial = version.folder.with_name(f".partial-{version.number}-{uuid.uuid4().hex[:8]}")
+        versions = self._versions(name)
+        for dead in versions.glob(".partial-*"):  # of publishers that died: this one holds the lock
+            shutil.rmtree(dead, ignore_errors=True)
+        partial = versions / f".partial-{uuid.uuid4().hex[:8]}"
         try:
             shutil.copytree(source, partial)
-            if digest_folder(partial) != version.digest:
+            if digest_folder(partial) != digest:
                 raise UserError("its files changed while they were copied", file=source, fix="publish it again")
-            shutil.rmtree(version.folder, ignore_errors=True)  # of a publisher that died before its last step
             sync_folder(partial)
-            partial.rename(version.folder)
+            # A number is never taken twice, whatever became of the first who had it.
+            taken = [int(one.stem) for one in versions.iterdir() if one.stem.isascii() and one.stem.isdigit()]
+            number = max(taken, default=0) + 1
+            partial.rename(versions / str(number))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        told = {key: value for key, value in asdict(version).items() if key != "folder"}
-        replace_text(self._file(version.name, version.number), json.dumps(told, indent=2))
-        sync_path(version.folder.parent)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        version = Version(name, number, versions / str(number), digest, size, now, base)
+        _replace(self._file(name, number), {key: value for key, value in asdict(version).items() if key != "folder"})
+        return version
 
     def _point(self, name: str, alias: str, number: int) -> int | None:
         told = self._aliases(name)
@@ -164,13 +184,18 @@ class FolderRegistry:
             return number
         before = [*told.get(alias, {}).get("before", []), *([] if now is None else [now])]
         told[alias] = {"now": number, "before": before[-_MOST_BEFORE:]}
-        replace_text(self._aliases_file(name), json.dumps(told, indent=2))
+        _replace(self._aliases_file(name), told)
         return now
+
+    def _numbers(self, name: str) -> list[int]:
+        stems = [file.stem for file in self._versions(name).glob("[1-9]*.json")]
+        return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
     def _read(self, name: str, number: int) -> Version:
         try:
             told: dict[str, Any] = json.loads(self._file(name, number).read_text(encoding="utf-8"))
-            return Version(folder=self._versions(name) / str(number), **told)
+            # By its place and not by what it says, since folders are moved and copied.
+            return Version(**told | {"name": name, "number": number, "folder": self._versions(name) / str(number)})
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"not readable as a version ({error})", file=self._file(name, number)) from error
 
@@ -179,10 +204,13 @@ class FolderRegistry:
         if not file.is_file():
             return {}
         try:
-            told: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-            return told
-        except ValueError as error:
-            raise UserError(f"not valid JSON ({error})", file=file) from error
+            told = json.loads(file.read_text(encoding="utf-8"))
+            return {
+                str(alias): {"now": int(one["now"]), "before": [int(number) for number in one["before"]]}
+                for alias, one in told.items()
+            }
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"not readable as aliases ({error})", file=file) from error
 
     def _versions(self, name: str) -> Path:
         return self.root / name / "versions"
@@ -196,9 +224,19 @@ class FolderRegistry:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         self._versions(name).mkdir(parents=True, exist_ok=True)
+        (self.root / _MARK).touch()
         with open(self.root / name / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _replace(file: Path, told: object) -> None:
+    """Readers find the old text or the new, and so does whoever comes after a power cut."""
+    partial = file.with_name(f".partial-{file.name}")
+    partial.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    sync_path(partial)
+    os.replace(partial, file)
+    sync_path(file.parent)
 
 
 def _checked_files(folder: Path) -> int:

@@ -105,7 +105,7 @@ class RlTask:
             values = values_of(critic_of(self.trainer.model), inputs)
             value_loss = self.algorithm.value_loss(values, inputs["values"], inputs["returns"]).loss * weights
             assert self.algorithm.spec.value_coef is not None
-            # Nothing reaches the policy then; and every worker goes the same way through both models.
+            # The policy's gradients are 0 then; and every worker goes the same way through both models.
             loss = loss * (not self._critic_learns_alone)
             loss = loss + self.algorithm.spec.value_coef * value_loss
         self.tally.add(

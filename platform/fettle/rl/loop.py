@@ -62,6 +62,11 @@ class Iterations:
             self._began_learning = time.monotonic()
             yield from self._steps(judged, number)
 
+    @property
+    def reward(self) -> float | None:
+        """The mean reward of the iteration's answers, before anything is whitened."""
+        return float(self.current.told["reward"])
+
     def __len__(self) -> int:
         """Steps of the whole stage."""
         return self.job.spec.max_steps

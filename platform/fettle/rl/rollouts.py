@@ -131,12 +131,14 @@ class RolloutPool:
         """The process of an engine that has taken the current version."""
         actor = self._actors[number]
         try:
+            what = "start"
             process = ray.get(actor.process.remote(), timeout=self._start_timeout_s)
+            what = f"take version {self.version.number} of the policy"
             self._close_enough(number, ray.get(actor.take.remote(self.version), timeout=self._sync_timeout_s))
         except (RayActorError, RayTaskError, GetTimeoutError) as error:
             reason = getattr(error, "cause", None) or str(error).splitlines()[0]
             log = self._logs / f"engine-{number}.log"
-            raise FettleError(f"engine {number} did not start: {reason}; see {log}") from error
+            raise FettleError(f"engine {number} did not {what}: {reason}; see {log}") from error
         return int(process)
 
     def _close_enough(self, number: int, apart: float) -> float:

@@ -81,7 +81,8 @@ class RlReport(TrainerCallback):
         num_tokens = sum(one.rollout.num_loss_tokens for one in rollouts)
         kl_answer = figures.kl * num_tokens / len(rollouts)
         coef = run.kl.coef
-        if not math.isnan(kl_answer):
+        # While the critic learns alone the divergence is 0, whatever its weight.
+        if not math.isnan(kl_answer) and number >= (self.job.spec.algorithm.critic_warmup or 0):
             run.kl.update(kl_answer)
         seconds = time.monotonic() - self._began
         self._began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from fettle.errors import UserError, did_you_mean
 from fettle.registry.reference import Reference, parsed
 from fettle.serving.messages import as_learned
 from fettle.serving.residency import NoRoom, NotPublished, Residency, Resident
+
+logger = logging.getLogger(__name__)
 
 _CHAT = "/v1/chat/completions"
 ROUTES = {
@@ -134,7 +137,7 @@ class Gate:
             if is_chat or defaults:
                 return self._passed(scope, wanted, defaults, self._neutral.get(model), is_chat)
             return _Replayed(self._app, body)
-        known = self._published.means if self._published is not None else {}
+        known = self._published.names if self._published is not None else ()
         meant = parsed(model) if isinstance(model, str) else None
         if self._published is None or meant is None or meant.name not in known:
             return _no_model(str(model)[:_TOLD_CHARS], (*self.names, *known))
@@ -146,6 +149,10 @@ class Gate:
             return _error(503, str(error), kind="ServiceUnavailableError", retry=True)
         except UserError as error:
             return _error(400, f"'{model}' is refused here: {error.got}", param="model")
+        except Exception:
+            logger.exception("%s was not loaded", model)
+            why = f"'{model}' cannot be loaded now"
+            return _error(503, why, kind="ServiceUnavailableError", retry=True)
         wanted["model"] = resident.version.id
         passed = self._passed(scope, wanted, resident.defaults, resident.neutral, is_chat)
         return _Held(passed, resident, self._published)

@@ -143,7 +143,8 @@ async def _published(served: ServedModel, options: EngineOptions, engine: Any) -
         return neutral_of(load_tokenizer(served.folder, template))
 
     published = Residency(FolderRegistry(served.registry), engine.adapters, admit, neutral, most=served.places)
-    await published.refresh()
+    await _caught_up(published)
+    await published.settled()
     return published
 
 
@@ -151,10 +152,14 @@ async def _keep_up(published: Residency) -> None:
     """Looks at the registry again and again; what is wrong there for a while changes nothing here."""
     while True:
         await asyncio.sleep(_REFRESH_S)
-        try:
-            await published.refresh()
-        except (OSError, FettleError) as error:
-            logger.error("the registry cannot be read: %s", error)
+        await _caught_up(published)
+
+
+async def _caught_up(published: Residency) -> None:
+    try:
+        await published.refresh()
+    except Exception as error:  # of a file system that is away, or of files that make no sense
+        logger.error("the registry cannot be read: %s: %s", type(error).__name__, error)
 
 
 def _end_later_if_failed(loading: asyncio.Task[None]) -> None:

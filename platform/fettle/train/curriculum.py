@@ -126,6 +126,11 @@ class StepsUnderway:
         """What is measured on."""
         return self.lessons.heldout
 
+    @property
+    def reward(self) -> None:
+        """Nothing is rewarded."""
+        return None
+
     def __len__(self) -> int:
         """Steps of the whole stage."""
         return self.lessons.num_steps

@@ -50,7 +50,7 @@ class StageReport(TrainerCallback):
                 grad_norm=float(logs.get("grad_norm") or 0.0),
                 tokens=sum(len(e.input_ids) for e in examples),
                 loss_tokens=self.trainer.num_terms if is_of_tokens else sum(int(e.loss_mask.sum()) for e in examples),
-                reward=_mean([e.reward for e in examples if hasattr(e, "reward")]),
+                reward=self.steps.reward,
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -77,10 +77,6 @@ class StageReport(TrainerCallback):
                 if name != "loss"
             },
         }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _elapsed(rows: Sequence[StepRow]) -> float:

@@ -53,6 +53,11 @@ class Underway(Steps, Protocol):
         """What is measured on."""
         ...
 
+    @property
+    def reward(self) -> float | None:
+        """The mean reward of what is being learned from; None where nothing is rewarded."""
+        ...
+
     def __getitem__(self, number: int) -> Sequence[Encoded]:
         """The examples of a step that was just handed out; the first is 1."""
         ...

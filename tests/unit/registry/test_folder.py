@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_version_is_published_promoted_and_gone_back_from(registry: FolderRegi
     assert registry.back("support") == first
     assert registry.aliases("support") == {"candidate": 2, "production": 1}
     assert registry.names() == ["support"]
-    assert registry.state() == {"support": {"candidate": 2, "production": 1}}
+    assert registry.state() == {"support": {"candidate": second, "production": first}}
 
 
 def test_a_version_is_a_copy_that_stays_as_it_was(registry: FolderRegistry, adapter: MakeAdapter) -> None:
@@ -169,4 +170,35 @@ def test_a_publisher_that_died_halfway_leaves_no_version(registry: FolderRegistr
 
     assert [one.number for one in registry.versions("support")] == [1]
     version = registry.publish("support", adapter("b"))
-    assert (version.number, (version.folder / "adapter_model.safetensors").read_bytes()) == (2, b"b")
+    assert (version.number, (version.folder / "adapter_model.safetensors").read_bytes()) == (3, b"b")
+
+
+def test_a_name_whose_folder_was_copied_has_versions_of_its_own(registry: FolderRegistry, adapter: MakeAdapter) -> None:
+    registry.publish("support", adapter("a"))
+    shutil.copytree(registry.root / "support", registry.root / "help")
+    assert registry.find(reference("help@candidate")).id == "help:1"
+
+
+def test_old_versions_may_be_deleted(registry: FolderRegistry, adapter: MakeAdapter) -> None:
+    for said in "ab":
+        registry.point("support", "production", registry.publish("support", adapter(said)).number)
+    shutil.rmtree(registry.root / "support" / "versions" / "1")
+    (registry.root / "support" / "versions" / "1.json").unlink()
+
+    assert registry.names() == ["support"]
+    assert registry.find(reference("support")).number == 2
+    with pytest.raises(UserError, match="there is nothing to go back to"):
+        registry.back("support")
+    assert registry.find(reference("support")).number == 2
+
+
+@pytest.mark.parametrize("text", ["[]", '{"production": 3}', '{"production": {}}', "{", '{"production": {"now": 1}}'])
+def test_a_broken_file_breaks_its_own_name_alone(registry: FolderRegistry, adapter: MakeAdapter, text: str) -> None:
+    whole = registry.publish("whole", adapter("a"))
+    registry.publish("broken", adapter("b"))
+    (registry.root / "broken" / "aliases.json").write_text(text)
+    (registry.root / "whole" / "versions" / "1.bak.json").write_text("{")
+
+    assert registry.state() == {"whole": {"candidate": whole}, "broken": None}
+    with pytest.raises(UserError, match="not readable as aliases"):
+        registry.find(reference("broken@candidate"))

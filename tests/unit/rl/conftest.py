@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import MASKS, REWARDS
 
 from fettle.recipe.rl import RlStage
 from fettle.rl.recorder import IterationRow
@@ -105,3 +106,21 @@ def make_row() -> MakeRow:
         return IterationRow(**fields | told)
 
     return make
+
+
+@pytest.fixture
+def batch(judged) -> list[Judged]:
+    """Prompts 0 and 1 with two answers each, of 2, 3, 1 and 4 loss-bearing tokens; the last one was broken off. The
+    policy's log-probabilities are −1; each token's k1 is 0.5. The critic says 0.5 but at the tool's tokens."""
+    return [
+        judged(
+            number // 2,
+            REWARDS[number],
+            mask,
+            sample=number % 2,
+            finish="length" if number == 3 else "stop",
+            reference=[-1.5 * bears_loss for bears_loss in mask],
+            values=[0.5 if bears_loss else 99.0 for bears_loss in mask],
+        )
+        for number, mask in enumerate(MASKS)
+    ]

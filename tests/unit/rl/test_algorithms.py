@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from by_hand import MASKS, MAX_NEW, NO_KL, REWARDS, laid_out, make, told
 
 from fettle.recipe.algorithm import LEAST_SAMPLES, AlgorithmKind
-from fettle.rl.algorithms import ALGORITHMS, algorithm_of
+from fettle.rl.algorithms import ALGORITHMS
 from fettle.rl.rollout import Judged
 
 KINDS = get_args(AlgorithmKind)
-MASKS = ([1, 1], [1, 0, 0, 1, 1], [1], [1, 1, 1, 1])  # the second has called a tool, whose two tokens it did not say
-REWARDS = (1.0, 3.0, 0.0, 4.0)
-NO_KL = {"coef": 0}
-MAX_NEW = 4
-
-
-@pytest.fixture
-def batch(judged) -> list[Judged]:
-    """Prompts 0 and 1 with two answers each, of 2, 3, 1 and 4 loss-bearing tokens; the last one was broken off. The
-    policy's log-probabilities are −1; each token's k1 is 0.5. The critic says 0.5 but at the tool's tokens."""
-    return [
-        judged(
-            number // 2,
-            REWARDS[number],
-            mask,
-            sample=number % 2,
-            finish="length" if number == 3 else "stop",
-            reference=[-1.5 * bears_loss for bears_loss in mask],
-            values=[0.5 if bears_loss else 99.0 for bears_loss in mask],
-        )
-        for number, mask in enumerate(MASKS)
-    ]
-
-
-def make(stage: Any, algorithm: Any, kl: Any = NO_KL) -> Any:
-    return algorithm_of(stage(algorithm, kl=kl, rollout={"max_new_tokens": MAX_NEW}))
-
-
-def told(learned: list[Judged], name: str = "advantages") -> list[list[float]]:
-    """Of each answer, rounded as float32 has it."""
-    return [[round(float(value), 5) for value in getattr(one, name)] for one in learned]
-
-
-def laid_out(per_answer: list[float]) -> list[list[float]]:
-    """One number an answer at each of its own tokens, 0 at the tool's."""
-    return [[value * bears_loss for bears_loss in mask] for value, mask in zip(per_answer, MASKS, strict=True)]
 
 
 def mean_by_weights(learned: list[Judged], losses: list[float]) -> float:
@@ -147,48 +112,6 @@ def test_raft_ranks_by_the_reward_less_the_divergence(stage, batch) -> None:
     algorithm = make(stage, "raft", kl={"coef": 3.0})
     assert [one.rollout.sample for one in algorithm.judge(batch, 2.0)] == [1, 1]
     assert [one.rollout.sample for one in algorithm.judge(batch, 3.0)] == [1, 0]
-
-
-def test_online_dpo_by_hand(stage, batch) -> None:
-    learned = make(stage, "online_dpo", kl={"coef": 0.2}).judge(batch, 0.2)
-    # The policy is 0.5 a token above its reference, so that m = 0.2 · 0.5 (3 − 2 tokens), 0.2 · 1.5 (4 − 1).
-    first, second = (0.4 / (1 + np.exp(margin)) for margin in (0.1, 0.3))
-    assert [(one.rollout.prompt, one.rollout.sample) for one in learned] == [(0, 1), (0, 0), (1, 1), (1, 0)]
-    masks = [MASKS[number] for number in (1, 0, 3, 2)]
-    expected = [first, -first, second, -second]
-    assert told(learned) == [
-        [round(value * bears_loss, 5) for bears_loss in mask] for value, mask in zip(expected, masks, strict=True)
-    ]
-
-
-def test_the_gradient_of_online_dpo_is_that_of_dpos_loss(stage, batch) -> None:
-    beta = 0.2
-    algorithm = make(stage, {"kind": "online_dpo", "importance_cap": None}, kl={"coef": beta})
-    learned = algorithm.judge(batch, beta)
-    masks = [one.rollout.mask for one in learned]
-    logprobs = [torch.tensor(one.policy[mask], requires_grad=True) for one, mask in zip(learned, masks, strict=True)]
-    advantages, weights = (
-        torch.from_numpy(np.concatenate([getattr(one, name)[mask] for one, mask in zip(learned, masks, strict=True)]))
-        for name in ("advantages", "weights")
-    )
-    flat = torch.cat(logprobs)
-    answers = torch.from_numpy(np.repeat(np.arange(4), [len(one) for one in logprobs]))
-    loss = (algorithm.policy_loss(flat, None, flat.detach(), advantages, answers).loss * weights).sum() / len(flat)
-
-    moved = [
-        now.sum() - torch.tensor(one.reference[mask]).sum()
-        for now, one, mask in zip(logprobs, learned, masks, strict=True)
-    ]
-    dpo = -torch.nn.functional.logsigmoid(beta * torch.stack([moved[0] - moved[1], moved[2] - moved[3]])).mean()
-
-    for ours, theirs in zip(torch.autograd.grad(loss, logprobs), torch.autograd.grad(dpo, logprobs), strict=True):
-        torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-7)
-
-
-def test_online_dpo_prefers_nothing_among_answers_rewarded_alike(stage, batch) -> None:
-    alike = [replace(one, reward=1.0) for one in batch]
-    learned = make(stage, "online_dpo", kl={"coef": 0.1}).judge(alike, 0.1)
-    assert len(learned) == 4 and not any(one.advantages.any() for one in learned)
 
 
 def test_ppo_by_hand(stage, batch) -> None:

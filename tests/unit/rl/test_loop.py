@@ -57,7 +57,9 @@ class FakeCollector:
     def wait(self, iteration: int) -> float:
         self.events.append(("wait", iteration))
         batch = self.make(self.asked[iteration] - self.behind)
-        write_rollouts(rollouts_file(self.job, iteration), batch, make_fence(self.job.recipe_folder), seconds={})
+        write_rollouts(
+            rollouts_file(self.job, iteration), batch, make_fence(self.job.recipe_folder), seconds={}, reward=0.25
+        )
         return 0.5
 
 
@@ -212,7 +214,7 @@ def test_what_was_worked_out_of_rollouts_is_kept_with_the_divergences_weight(mak
     loop.task.look = lambda batch: [_with_old(one) for one in batch]
     next(iter(loop.iterations))
     found = collected(loop.job, 0)
-    assert found.told == {"seconds": {}, "kl_coef": 0.05}
+    assert found.told == {"seconds": {}, "reward": 0.25, "kl_coef": 0.05}
     assert [one.old.tolist() for one in found.rollouts] == [[-7.0]] * 4 + [[-7.0, -7.0]] * 4
 
 
@@ -250,6 +252,12 @@ def test_the_weights_of_a_step_are_those_of_its_own_rollouts(make_loop) -> None:
 def test_of_raft_a_step_learns_from_the_best_answers_alone(make_loop) -> None:
     (step,) = make_loop("raft", iterations=1).run()
     assert places(step) == [(0, 3), (1, 3)]
+
+
+def test_the_reward_that_is_told_is_the_one_before_anything_was_whitened(make_loop) -> None:
+    loop = make_loop(iterations=1)
+    loop.run()
+    assert loop.iterations.reward == 0.25
 
 
 def test_the_number_of_steps_is_that_of_the_stage(make_loop) -> None:

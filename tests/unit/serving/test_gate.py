@@ -179,6 +179,7 @@ class Published:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.means = {"voice": {"production": 1, "candidate": 2}}
+        self.names = self.means.keys()
         self.running, self._error = 0, error
 
     async def acquire(self, wanted: Reference) -> Resident:

@@ -110,10 +110,14 @@ class Algorithm:
             told = replace(one, advantages=_laid_out(one, advantages[number]))
             if returns is not None:
                 told = replace(told, returns=_laid_out(one, returns[number]))
-            if self.spec.truncated == "mask" and one.rollout.finish == "length":
+            if self._is_masked(one):
                 told = replace(told, rollout=replace(one.rollout, mask=np.zeros_like(one.rollout.mask)))
             found.append(told)
         return self.weigh(found)
+
+    def _is_masked(self, one: Judged) -> bool:
+        """Whether an answer bears no loss, since it was broken off."""
+        return self.spec.truncated == "mask" and one.rollout.finish == "length"
 
     def _penalty(self, one: Judged, kl_coef: float) -> np.ndarray:
         """What the divergence costs each loss-bearing token, float64."""

@@ -20,7 +20,8 @@ class OnlineDpo(Algorithm):
     Of more than two answers the best and the worst make the pair, and the others are dropped; answers that are rewarded
     alike prefer nothing. β is `kl.coef`. The gradient of a pair's loss is −β σ(−m) ∇(log π_best − log π_worst), so that
     an answer's advantage is ±β σ(−m), a number known when the iteration begins. With one step an iteration, the
-    default, that is DPO exactly; where there are several, m stays what it was, and the clip holds each token.
+    default, and answers of the policy itself that is DPO exactly; where there are several steps, or older answers, m is
+    that of the sampler's policy, and clip and importance weight hold each token. Masked answers make no pair.
 
     When: rewards rank answers well and their size means little (a reward model, judges that disagree on the scale).
     It learns from two answers to a prompt, whatever they cost to sample.
@@ -39,7 +40,8 @@ class OnlineDpo(Algorithm):
         kept, advantages = [], []
         for best, worst in pairs:
             margin = kl_coef * (_moved(batch[best]) - _moved(batch[worst]))
-            prefers = float(batch[best].reward > batch[worst].reward)
+            is_whole = not any(self._is_masked(batch[place]) for place in (best, worst))
+            prefers = float(is_whole and batch[best].reward > batch[worst].reward)
             # A mean over answers is half of one over pairs.
             weight = 2 * prefers * kl_coef / (1 + np.exp(margin))
             kept += [batch[best], batch[worst]]

@@ -145,10 +145,12 @@ def library_versions() -> dict[str, str]:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes `file` so that readers find the old text or the new, never a part."""
+    """Writes `file` so that readers find the old text or the new, never a part, after a power cut too."""
     partial = file.with_name(f".partial-{file.name}")
     partial.write_text(text, encoding="utf-8")
+    sync_path(partial)
     os.replace(partial, file)
+    sync_path(file.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_name, reference
+
 _Registry = Annotated[
     Path, typer.Option(envvar="FETTLE_REGISTRY", help="The registry's folder, as `fettle serve --registry` has it.")
 ]
@@ -17,7 +19,7 @@ def publish_command(
     adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter, an artifact's too.")],
     registry: _Registry,
     name: Annotated[str | None, typer.Option(help="What it is called; by default its artifact's name.")] = None,
-    alias: _Alias = "candidate",
+    alias: _Alias = CANDIDATE,
     base: Annotated[str | None, typer.Option(help="What it goes over; by default what it says itself.")] = None,
 ) -> None:
     """Copy an adapter into the registry as the next version of its name; endpoints load it within seconds."""
@@ -25,18 +27,17 @@ def publish_command(
 
     version = publish(adapter, registry=registry, name=name, alias=alias, base=base)
     typer.echo(f"{version.id} is {version.name}@{alias} ({version.size / 2**20:.1f} MiB, {version.digest[:19]})")
-    if alias == "candidate":
+    if alias == CANDIDATE:
         typer.echo(f"ask for it as {version.name}@candidate; then: fettle promote {version.name}@candidate")
 
 
 def promote_command(
     version: Annotated[str, typer.Argument(help="NAME:NUMBER, or NAME@ALIAS; NAME alone is its candidate.")],
     registry: _Registry,
-    alias: _Alias = "production",
+    alias: _Alias = PRODUCTION,
 ) -> None:
     """Point an alias at a version: endpoints that hold the old one load the new one first, then switch."""
     from fettle.registry.folder import FolderRegistry
-    from fettle.registry.reference import CANDIDATE, Reference, reference
 
     wanted = reference(version, "VERSION")
     if "@" not in version and wanted.number is None:
@@ -49,11 +50,10 @@ def promote_command(
 
 
 def rollback_command(
-    name: Annotated[str, typer.Argument(help="NAME.")], registry: _Registry, alias: _Alias = "production"
+    name: Annotated[str, typer.Argument(help="NAME.")], registry: _Registry, alias: _Alias = PRODUCTION
 ) -> None:
     """Point an alias at what it pointed at before."""
     from fettle.registry.folder import FolderRegistry
-    from fettle.registry.reference import check_name
 
     there = FolderRegistry(registry)
     check_name(name, "NAME")

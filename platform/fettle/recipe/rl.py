@@ -154,6 +154,10 @@ class RlStage(LearningStage):
         """`checkpoint.every`, rounded up to whole iterations."""
         return -(-self.checkpoint.every // self.steps_per_iteration) * self.steps_per_iteration
 
+    def learns_policy(self, iteration: int) -> bool:
+        """Whether the policy learns in an iteration; in the first ones the critic may learn alone."""
+        return iteration >= (self.algorithm.critic_warmup or 0)
+
     def cpus_beside(self, cluster: ClusterSpec) -> int:
         """CPUs that engines take beside the workers': none where they take turns."""
         return self.rollout.engines * cluster.cpus_per_worker if self.max_staleness else 0
@@ -205,7 +209,7 @@ class RlStage(LearningStage):
                 f"max_length {self.max_length} leaves no room for a prompt before {self.rollout.max_new_tokens} new"
                 " tokens; give a larger max_length, or a smaller rollout.max_new_tokens"
             )
-        if (self.algorithm.critic_warmup or 0) >= self.iterations:
+        if not self.learns_policy(self.iterations - 1):
             raise ValueError(
                 f"algorithm.critic_warmup {self.algorithm.critic_warmup} leaves the policy none of the"
                 f" {self.iterations} iterations"

@@ -13,14 +13,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, sync_folder, sync_path
+from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, replace_text, sync_folder
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
 
@@ -139,7 +139,7 @@ class FolderRegistry:
                     field="name",
                 )
             told[alias] = {"now": before[-1], "before": before[:-1]}
-            _replace(self._aliases_file(name), told)
+            replace_text(self._aliases_file(name), json.dumps(told, indent=2))
         return self._read(name, told[alias]["now"])
 
     def state(self) -> dict[str, dict[str, Version] | None]:
@@ -167,14 +167,14 @@ class FolderRegistry:
                 raise UserError("its files changed while they were copied", file=source, fix="publish it again")
             sync_folder(partial)
             # A number is never taken twice, whatever became of the first who had it.
-            taken = [int(one.stem) for one in versions.iterdir() if one.stem.isascii() and one.stem.isdigit()]
-            number = max(taken, default=0) + 1
+            number = max(_numbers_of(versions.iterdir()), default=0) + 1
             partial.rename(versions / str(number))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         version = Version(name, number, versions / str(number), digest, size, now, base)
-        _replace(self._file(name, number), {key: value for key, value in asdict(version).items() if key != "folder"})
+        told = {key: value for key, value in asdict(version).items() if key != "folder"}
+        replace_text(self._file(name, number), json.dumps(told, indent=2))
         return version
 
     def _point(self, name: str, alias: str, number: int) -> int | None:
@@ -184,12 +184,11 @@ class FolderRegistry:
             return number
         before = [*told.get(alias, {}).get("before", []), *([] if now is None else [now])]
         told[alias] = {"now": number, "before": before[-_MOST_BEFORE:]}
-        _replace(self._aliases_file(name), told)
+        replace_text(self._aliases_file(name), json.dumps(told, indent=2))
         return now
 
     def _numbers(self, name: str) -> list[int]:
-        stems = [file.stem for file in self._versions(name).glob("[1-9]*.json")]
-        return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
+        return _numbers_of(self._versions(name).glob("[1-9]*.json"))
 
     def _read(self, name: str, number: int) -> Version:
         try:
@@ -230,13 +229,9 @@ class FolderRegistry:
             yield
 
 
-def _replace(file: Path, told: object) -> None:
-    """Readers find the old text or the new, and so does whoever comes after a power cut."""
-    partial = file.with_name(f".partial-{file.name}")
-    partial.write_text(json.dumps(told, indent=2), encoding="utf-8")
-    sync_path(partial)
-    os.replace(partial, file)
-    sync_path(file.parent)
+def _numbers_of(files: Iterable[Path]) -> list[int]:
+    """Those that files and folders are called by, in order; what is called otherwise is left out."""
+    return sorted(int(file.stem) for file in files if file.stem.isascii() and file.stem.isdigit())
 
 
 def _checked_files(folder: Path) -> int:

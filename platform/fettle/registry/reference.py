@@ -54,21 +54,16 @@ def reference(told: str, field: str = "name") -> Reference:
 
 def check_name(told: str, field: str = "name") -> str:
     """Raises UserError unless it is a bare name."""
-    if not _NAME.fullmatch(told):
-        raise UserError(
-            f"'{told[:80]}' is no name for an adapter",
-            field=field,
-            expected="letters, digits, '.', '_' and '-', 64 at most, a letter or digit first",
-        )
-    return told
+    expected = "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"
+    return _checked(_NAME, told, "name for an adapter", field, expected)
 
 
 def check_alias(told: str, field: str = "alias") -> str:
     """Raises UserError unless it is an alias."""
-    if not _ALIAS.fullmatch(told):
-        raise UserError(
-            f"'{told[:80]}' is no alias",
-            field=field,
-            expected="small letters, digits, '_' and '-', 32 at most, a letter first",
-        )
+    return _checked(_ALIAS, told, "alias", field, "small letters, digits, '_' and '-', 32 at most, a letter first")
+
+
+def _checked(pattern: re.Pattern[str], told: str, what: str, field: str, expected: str) -> str:
+    if not pattern.fullmatch(told):
+        raise UserError(f"'{told[:80]}' is no {what}", field=field, expected=expected)
     return told

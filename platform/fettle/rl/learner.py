@@ -106,7 +106,7 @@ class RlTask:
             value_loss = self.algorithm.value_loss(values, inputs["values"], inputs["returns"]).loss * weights
             assert self.algorithm.spec.value_coef is not None
             # The policy's gradients are 0 then; and every worker goes the same way through both models.
-            loss = loss * (not self._critic_learns_alone)
+            loss = loss * self.job.spec.learns_policy(self._iteration)
             loss = loss + self.algorithm.spec.value_coef * value_loss
         self.tally.add(
             loss=loss,
@@ -120,10 +120,8 @@ class RlTask:
         return loss.sum()
 
     @property
-    def _critic_learns_alone(self) -> bool:
-        """In the first iterations, where the recipe says so."""
-        spec = self.job.spec
-        return self.trainer.state.global_step < (spec.algorithm.critic_warmup or 0) * spec.steps_per_iteration
+    def _iteration(self) -> int:
+        return int(self.trainer.state.global_step // self.job.spec.steps_per_iteration)
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss; nothing is measured by it."""

@@ -82,7 +82,7 @@ class RlReport(TrainerCallback):
         kl_answer = figures.kl * num_tokens / len(rollouts)
         coef = run.kl.coef
         # While the critic learns alone the divergence is 0, whatever its weight.
-        if not math.isnan(kl_answer) and number >= (self.job.spec.algorithm.critic_warmup or 0):
+        if not math.isnan(kl_answer) and self.job.spec.learns_policy(number):
             run.kl.update(kl_answer)
         seconds = time.monotonic() - self._began
         self._began = time.monotonic()

@@ -135,7 +135,7 @@ class Gate:
         if model in self.names:
             defaults = self.defaults.get(model, {})
             if is_chat or defaults:
-                return self._passed(scope, wanted, defaults, self._neutral.get(model), is_chat)
+                return self._passed(scope, wanted, defaults, self._neutral[model] if is_chat else None)
             return _Replayed(self._app, body)
         known = self._published.names if self._published is not None else ()
         meant = parsed(model) if isinstance(model, str) else None
@@ -154,17 +154,17 @@ class Gate:
             why = f"'{model}' cannot be loaded now"
             return _error(503, why, kind="ServiceUnavailableError", retry=True)
         wanted["model"] = resident.version.id
-        passed = self._passed(scope, wanted, resident.defaults, resident.neutral, is_chat)
+        passed = self._passed(scope, wanted, resident.defaults, resident.neutral if is_chat else None)
         return _Held(passed, resident, self._published)
 
     def _passed(
-        self, scope: Scope, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None, is_chat: bool
+        self, scope: Scope, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None
     ) -> ASGIApp:
-        """vLLM's app with the request as the model wants it."""
+        """vLLM's app with the request as the model wants it. neutral: of a chat; None is a bare completion."""
         assert self._app is not None
         try:
-            wanted = as_learned(wanted, neutral) if is_chat and neutral is not None else wanted
-            body = json.dumps(_filled(wanted, defaults, is_chat)).encode()
+            wanted = as_learned(wanted, neutral) if neutral is not None else wanted
+            body = json.dumps(_filled(wanted, defaults, neutral is not None)).encode()
         except RecursionError:
             return _error(400, "the request's body is nested too deeply")
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]

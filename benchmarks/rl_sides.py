@@ -128,7 +128,7 @@ def _prompt_ids(case: Case, num_steps: int) -> list[list[list[int]]]:
 
 
 def _engine(case: Case, threads: int) -> tuple[Any, Sampling]:
-    options = EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads, takes_weights=True)
+    options = EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads, takes_weights="file")
     engine = start_engine(MODEL, options)  # sets torch's threads too
     stops = tuple(stop_ids(case))
     return engine, Sampling(case.max_new_tokens, temperature=1.0, num_samples=case.num_samples, stop_token_ids=stops)

@@ -22,7 +22,7 @@ PROMPT = list(range(3, 67))  # longer than a block of the cache of keys and valu
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> Iterator[Any]:
     pytest.importorskip("vllm")
-    found = start_engine(tiny, EngineOptions(max_model_len=128, max_num_seqs=48, takes_weights=True))
+    found = start_engine(tiny, EngineOptions(max_model_len=128, max_num_seqs=48, takes_weights="file"))
     yield found
     found.close()
 

@@ -37,12 +37,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "rises": {
         "iterations": 12,
         "algorithm": "reinforce_pp_baseline",
-        "rollout": {"prompts": 8, "samples_per_prompt": 8},
+        "rollout": {"prompts": 8, "samples_per_prompt": 8, "transfer": "broadcast"},
     },
     "grpo": {"iterations": 4},
     "stale": {"iterations": 4, "max_staleness": 1, "algorithm": "reinforce_pp", "adapter": LORA, "lr": 3e-3},
     "ppo": {"iterations": 4, "algorithm": "ppo", "adapter": LORA, "lr": 3e-3},
-    "raft": {"iterations": 2, "algorithm": "raft"},
+    "raft": {"iterations": 2, "algorithm": "raft", "rollout": {"placement": "shared"}},
     "online_dpo": {"iterations": 2, "algorithm": "online_dpo"},
 }
 OF_KIND = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -24,7 +25,7 @@ from fettle.rl.rollouts import RolloutPool
 pytest.importorskip("vllm")
 # float32 in another order of the sums.
 TOLERANCE = 1e-4
-OPTIONS = EngineOptions(max_model_len=128, max_num_seqs=16, threads=1, takes_weights=True)
+OPTIONS = EngineOptions(max_model_len=128, max_num_seqs=16, threads=1, takes_weights="file")
 SAMPLING = Sampling(max_new_tokens=16, temperature=1.0, num_samples=2)
 ASKED = [Asked(tuple(range(3 + number, 11 + number)), seed=100 * number) for number in range(8)]
 
@@ -32,7 +33,7 @@ ASKED = [Asked(tuple(range(3 + number, 11 + number)), seed=100 * number) for num
 @pytest.fixture(scope="module")
 def pool(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutPool]:
     with ray_session(num_cpus=2):
-        found = RolloutPool(tiny, OPTIONS, engines=2, logs=tmp_path_factory.mktemp("logs"), sync_timeout_s=60)
+        found = RolloutPool(tiny, OPTIONS, resources=[{}, {}], logs=tmp_path_factory.mktemp("logs"), sync_timeout_s=60)
         yield found
         found.close()
 
@@ -45,6 +46,15 @@ def changed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "1.safetensors"
     save_file(weights, file)
     return file
+
+
+@pytest.fixture(scope="module")
+def broadcast(pool: RolloutPool, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutPool]:
+    """Engines that weights are sent to from this process's memory."""
+    options = dataclasses.replace(OPTIONS, takes_weights="broadcast")
+    found = RolloutPool(tiny, options, resources=[{}, {}], logs=tmp_path_factory.mktemp("logs"), sync_timeout_s=60)
+    yield found
+    found.close()
 
 
 def tokens(answers: list[Answered]) -> list[list[tuple[int, ...]]]:
@@ -126,12 +136,54 @@ def test_an_engine_that_does_not_take_a_version_in_time_is_told(
         os.kill(pool.processes[1], signal.SIGCONT)
 
 
+def test_weights_that_are_broadcast_are_taken_by_all_engines(
+    pool: RolloutPool, broadcast: RolloutPool, changed: Path
+) -> None:
+    pool.sync(Version(1, changed))
+    for number in (1, 2, 2):  # the second over the way that the first one made, the third by engines that have it
+        broadcast.sync(Version(number, weights=load_file(changed)))
+
+    answers = broadcast.answer(ASKED, SAMPLING)
+    assert {answer.version for answer in answers} == {2}
+    assert tokens(answers) == tokens(pool.answer(ASKED, SAMPLING))
+
+
+def test_an_engine_that_is_killed_while_weights_are_broadcast_is_replaced_and_its_successor_has_them(
+    broadcast: RolloutPool, changed: Path
+) -> None:
+    broadcast.sync(Version(3, weights=load_file(changed)))
+    answers = broadcast.answer(ASKED, SAMPLING)
+    killed = broadcast.processes[1]
+    os.kill(killed, signal.SIGSTOP)  # the learner is in the midst of sending when it dies
+    killer = threading.Timer(1.0, os.kill, (killed, signal.SIGKILL))
+
+    killer.start()
+    broadcast.sync(Version(4, weights=load_file(changed)))
+
+    assert broadcast.processes[1] != killed
+    again = broadcast.answer(ASKED, SAMPLING)
+    assert {answer.version for answer in again} == {4}
+    assert tokens(again) == tokens(answers)
+
+
+def test_weights_that_are_not_all_there_are_told_by_the_engine_that_received_them(
+    broadcast: RolloutPool, changed: Path
+) -> None:
+    weights = load_file(changed)
+    del weights["model.norm.weight"]
+    with pytest.raises(FettleError, match=r"version 5 of the policy: .*what was received has no model.norm.weight"):
+        broadcast.sync(Version(5, weights=weights))
+
+    broadcast.sync(Version(6, weights=load_file(changed)))
+    assert {answer.version for answer in broadcast.answer(ASKED, SAMPLING)} == {6}
+
+
 def test_of_a_policy_that_is_an_adapter_only_the_adapter_travels(
     tiny: Path, loras: dict[str, Path], tmp_path: Path
 ) -> None:
     options = EngineOptions(max_model_len=128, max_num_seqs=16, threads=1, max_loras=1, max_lora_rank=16)
     with ray_session(num_cpus=2):
-        pool = RolloutPool(tiny, options, engines=1, logs=tmp_path)
+        pool = RolloutPool(tiny, options, resources=[{}], logs=tmp_path)
         for number, name in enumerate(("polite", "brief"), start=1):
             pool.sync(Version(number, loras[name], is_adapter=True))
             model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)

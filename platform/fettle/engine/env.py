@@ -15,6 +15,7 @@ from fettle.models.base import is_quantized
 
 Device = Literal["cpu", "gpu"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Transfer = Literal["file", "broadcast"]
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `max_lora_rank`."""
@@ -44,7 +45,9 @@ class EngineOptions:
     threads: OpenMP threads, by default the cores less one, which is
     left to HTTP. logprobs: `processed` are those of the distribution sampled from, after temperature, top-k and top-p;
     `raw` are the model's own. isolate: the core in a process of its own; by default only on a GPU. takes_weights:
-    they can be replaced while it runs. tensor_parallel: GPUs over which the model is shared out.
+    how they can be replaced while it runs, from a file or from the learner's memory. tensor_parallel: GPUs over which
+    the model is shared out. sleeps: it can give its GPU memory back between two uses. gpu_memory: share of each GPU's
+    memory that it takes while awake, by default vLLM's.
     """
 
     dtype: Dtype = "auto"
@@ -58,8 +61,10 @@ class EngineOptions:
     threads: int | None = None
     logprobs: Literal["raw", "processed"] = "raw"
     isolate: bool | None = None
-    takes_weights: bool = False
+    takes_weights: Transfer | None = None
     tensor_parallel: int = 1
+    sleeps: bool = False
+    gpu_memory: float | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in (known := ("auto", "float32", "bfloat16", "float16")):
@@ -145,7 +150,13 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
     if options.tensor_parallel > 1:
         arguments["tensor_parallel_size"] = options.tensor_parallel
     if options.takes_weights:
-        arguments["weight_transfer_config"] = {"backend": "file"}
+        broadcast = "gloo" if device() == "cpu" else "nccl"
+        arguments["weight_transfer_config"] = {"backend": "file" if options.takes_weights == "file" else broadcast}
+    if device() == "gpu":
+        if options.sleeps:
+            arguments["enable_sleep_mode"] = True
+        if options.gpu_memory is not None:
+            arguments["gpu_memory_utilization"] = options.gpu_memory
     if device() == "cpu":
         arguments |= {
             "enforce_eager": True,  # compiling takes 30 s and gains nothing at the sizes a CPU serves

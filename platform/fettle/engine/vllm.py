@@ -35,6 +35,8 @@ class Engine:
             weights.register()
         self._llm = LLM(**engine_arguments(model, options))
         self._has_lora = options.max_loras > 0
+        self._sleeps = options.sleeps and device() == "gpu"
+        self._meeting: dict[str, Any] | None = None
         self.adapters = Adapters(self._llm.llm_engine)
 
     @property
@@ -97,13 +99,33 @@ class Engine:
         Raises FettleError, with vLLM's own reason, where they cannot be loaded. Some may have been replaced by then:
         nothing is to be asked before other weights were taken.
         """
+        self._take({"path": str(file)})
+
+    def receive_weights(self, meeting: dict[str, Any], incoming: dict[str, Any]) -> None:
+        """As `take_weights`, of what the other end of a `Channel` sends meanwhile; both arguments are its."""
+        self._take(incoming, meeting)
+
+    def _take(self, update: dict[str, Any], meeting: dict[str, Any] | None = None) -> None:
         try:
+            if meeting != self._meeting:
+                self._llm.collective_rpc("init_weight_transfer_engine", args=(meeting,))
+                self._meeting = meeting
             self._llm.collective_rpc("start_weight_update")
-            self._llm.collective_rpc("update_weights", args=({"path": str(file)},))
+            self._llm.collective_rpc("update_weights", args=(update,))
             self._llm.collective_rpc("finish_weight_update")
         except Exception as error:  # vLLM lets through whatever a worker raised
             raise FettleError(f"the engine did not take the weights: {error}") from error
         self._llm.reset_prefix_cache()  # its keys and values are those of the weights before
+
+    def sleep(self) -> None:
+        """Gives back the GPU's memory, the weights to the host's; on a CPU nothing. Not to be asked before `wake`."""
+        if self._sleeps:
+            self._llm.sleep(level=1)
+
+    def wake(self) -> None:
+        """Takes it again."""
+        if self._sleeps:
+            self._llm.wake_up()
 
     def close(self) -> None:
         """Gives back memory and sockets; another engine may then be started in this process."""

@@ -41,6 +41,8 @@ def check_combinations(recipe: Recipe) -> None:
         _check_turns(recipe, stage, cluster)
         _check_ratio(recipe, stage, cluster)
         _check_bits(recipe, stage, cluster)
+        if isinstance(stage, RlStage):
+            _check_engines(recipe, stage, cluster)
 
 
 def _check_turns(recipe: Recipe, stage: LearningStage, cluster: ClusterSpec) -> None:
@@ -98,3 +100,29 @@ def _check_bits(recipe: Recipe, stage: LearningStage, cluster: ClusterSpec) -> N
         expected="bits with zero: 0, 1 or 2",
         fix=f"set cluster.zero: 2 (in {adapter.bits} bits each worker holds all of them), or remove bits",
     )
+
+
+def _check_engines(recipe: Recipe, stage: RlStage, cluster: ClusterSpec) -> None:
+    """Raises UserError where engines would share more GPUs than there are, or what is broadcast is not sent at all."""
+    rollout, at = stage.rollout, f"stages.{stage.name}.rollout"
+    if rollout.placement == "shared" and cluster.gpus_per_worker and rollout.num_gpus > cluster.workers:
+        raise UserError(
+            f"engines that share the workers' GPUs want {rollout.num_gpus}, and there are {cluster.workers}",
+            **recipe.where(f"{at}.placement"),
+            expected="engines x tensor_parallel of at most cluster.workers",
+            fix="fewer engines, more workers, or placement: apart",
+        )
+    if rollout.placement == "shared" and cluster.gpus_per_worker and rollout.transfer == "broadcast":
+        raise UserError(
+            "nccl does not join two processes of one GPU, which placement: shared makes of learner and engine",
+            **recipe.where(f"{at}.transfer"),
+            expected="transfer: file with placement: shared",
+            fix="remove transfer, or set placement: apart",
+        )
+    if rollout.transfer == "broadcast" and (stage.adapter or recipe.adapter).is_beside:
+        raise UserError(
+            "of a policy with an adapter only the adapter travels, as a file",
+            **recipe.where(f"{at}.transfer"),
+            expected="transfer: broadcast with adapter: full, freeze or lisa",
+            fix="remove transfer",
+        )

@@ -30,10 +30,31 @@ class RolloutSpec(Spec):
     the policy that learns, which importance weights only partly put right."""
     tensor_parallel: int = Field(1, ge=1)
     """GPUs of each engine, over which it shares out the model."""
+    placement: Literal["apart", "shared"] = "apart"
+    """Engines on GPUs of their own, or on the workers' (`engines` x `tensor_parallel` of them), which they give back
+    while the policy learns (vLLM's sleep mode). On CPUs they share the cores either way."""
+    gpu_memory: float | None = Field(None, gt=0, lt=1)
+    """Share of a GPU's memory that an engine takes while it generates; by default vLLM's, 0.4 where placement is
+    shared."""
+    transfer: Literal["file", "broadcast"] = "file"
+    """How full weights reach the engines: as a file in the run's folder, or from the memory of the first worker, over
+    nccl on GPUs and gloo on CPUs, which spares a shared disk. An adapter's are small, and always a file."""
     sync_timeout_s: float = Field(300.0, gt=0)
     """Seconds in which all engines must have taken new weights."""
     answer_timeout_s: float = Field(3600.0, gt=0)
     """Seconds in which the next of an iteration's batches must have been answered."""
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all engines, where there are any."""
+        return self.engines * self.tensor_parallel
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("placement") == "shared":
+            return {"gpu_memory": 0.4} | value
+        return value
 
 
 class GapSpec(Spec):
@@ -167,7 +188,7 @@ class RlStage(LearningStage):
         if not cluster.gpus_per_worker:
             return 0
         models = {one.stage for one in (*self.rewards, *self.judges) if one.stage is not None}
-        return self.rollout.engines * self.rollout.tensor_parallel + len(models)
+        return (0 if self.rollout.placement == "shared" else self.rollout.num_gpus) + len(models)
 
     @property
     def turns(self) -> int:
@@ -213,6 +234,11 @@ class RlStage(LearningStage):
             raise ValueError(
                 f"algorithm.critic_warmup {self.algorithm.critic_warmup} leaves the policy none of the"
                 f" {self.iterations} iterations"
+            )
+        if self.rollout.placement == "shared" and self.max_staleness:
+            raise ValueError(
+                f"rollout.placement: shared has engines and learner take turns, and max_staleness {self.max_staleness}"
+                " has them work at the same time; give max_staleness: 0, or placement: apart"
             )
         if self.max_turns is not None and self.environment is None:
             raise ValueError("max_turns has no effect without an environment")

@@ -22,13 +22,14 @@ from fettle.rl.job import RlJob
 from fettle.rl.kl import kl_weight
 from fettle.rl.learner import RlTask
 from fettle.rl.loop import Iterations, read_state
+from fettle.rl.placement import places_of_workers, resources_apart, resources_shared
 from fettle.rl.prompts import Prompts, draw_seed, prompts_in, split_prompts
 from fettle.rl.replay import write_job
 from fettle.rl.rewards.actor import ActorScorer
 from fettle.rl.rewards.rewards import Rewards, make_scorer
 from fettle.rl.rollout import Rollout
 from fettle.rl.rollouts import RolloutPool
-from fettle.rl.sampler import engine_options, engine_resources, most_apart
+from fettle.rl.sampler import engine_options, most_apart
 from fettle.rl.sync import Sync
 from fettle.rl.told import RlReport
 from fettle.train.checkpoint import wait_for
@@ -51,11 +52,18 @@ class RlLoop:
         self._collector: Collector | None = None
         self._starting: Future[RolloutPool]
         self._pool: RolloutPool | None = None
+        self._resources: list[dict[str, Any]] = []
+        self._gpu = 0
 
     def underway(self, latest: tuple[int, Path] | None) -> Iterations:
         """The steps from the checkpoint on. On rank 0 the engines begin to start."""
         self._latest = latest
         first = read_state(latest[1], self.kl) if latest is not None else 0
+        self._gpu = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        if self.job.spec.rollout.placement == "shared" and self.member.cluster.gpus_per_worker:
+            self._resources = resources_shared(self.job, places_of_workers())
+        else:
+            self._resources = resources_apart(self.job, self.member.cluster)
         if self.member.rank == 0:
             write_job(self.job)
             self._collector = self._collects()
@@ -181,12 +189,12 @@ class RlLoop:
         self._pool = RolloutPool(
             base,
             engine_options(job, cluster),
-            engines=job.spec.rollout.engines,
+            resources=self._resources,
             logs=job.folder / "logs",
-            resources=engine_resources(job, cluster),
             sync_timeout_s=job.spec.rollout.sync_timeout_s,
             answer_timeout_s=job.spec.rollout.answer_timeout_s,
             most_apart=most_apart(job, cluster),
+            gpu=self._gpu,
         )
         return self._pool
 

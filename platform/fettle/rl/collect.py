@@ -82,10 +82,11 @@ class Collector:
         asked = self._prompts.of(iteration, self._job.spec.rollout.prompts)
         seconds = {}
         began = time.monotonic()
-        probe = self._pool().sync(version)
-        seconds["sync"], began = time.monotonic() - began, time.monotonic()
-        drawn = self._drawn(asked, f"iteration {iteration}", self._job.spec.rollout.samples_per_prompt)
-        seconds["generate"], began = time.monotonic() - began, time.monotonic()
+        with self._pool().awake() as pool:
+            probe = pool.sync(version)
+            seconds["sync"], began = time.monotonic() - began, time.monotonic()
+            drawn = self._drawn(asked, f"iteration {iteration}", self._job.spec.rollout.samples_per_prompt)
+            seconds["generate"], began = time.monotonic() - began, time.monotonic()
         records = [one.record for one in asked]
         found = self._rewarded(drawn, records)
         judges = self._judged([one for one, _ in drawn], records)
@@ -104,9 +105,10 @@ class Collector:
 
     def _measured(self, version: Version) -> float:
         asked = list(self._prompts.heldout)
-        self._pool().sync(version)
-        found = self._rewarded(self._drawn(asked, "held out", 1), [one.record for one in asked])
-        return self._mean(found)
+        with self._pool().awake() as pool:
+            pool.sync(version)
+            drawn = self._drawn(asked, "held out", 1)
+        return self._mean(self._rewarded(drawn, [one.record for one in asked]))
 
     def _drawn(self, asked: Sequence[Prompt], what: str, num_samples: int) -> list[tuple[Rollout, float]]:
         """The rollouts of some prompts, and what an environment gave each of them."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fettle.engine import EngineOptions, start_engine
+from fettle.engine.channel import Weights
 from fettle.engine.sampling import Completion, Sampling
 from fettle.errors import FettleError
 from fettle.output import print_into
@@ -28,13 +30,15 @@ class Probe:
 class Version:
     """Weights of the policy. number: from 0, which is the base as it lies on the disk. path: of full weights (a
     safetensors file), or of an adapter's folder; never changed once an engine was told of it. checksum: of the
-    safetensors file, None where it is not looked at. probe: by which it is told whether these are the learner's."""
+    safetensors file, None where it is not looked at. probe: by which it is told whether these are the learner's.
+    weights: in the learner's memory, where they are broadcast and no file is written."""
 
     number: int = 0
     path: Path | None = None
     is_adapter: bool = False
     checksum: int | None = None
     probe: Probe | None = None
+    weights: Weights | None = field(default=None, compare=False, repr=False)
 
     @property
     def file(self) -> Path | None:
@@ -80,14 +84,33 @@ class EngineActor:
         """The process's number; answers when the engine is there."""
         return os.getpid()
 
-    def take(self, version: Version) -> float:
-        """Answers by `version` from now on; gives the largest difference from its probe, in nats. Raises UserError or
-        FettleError with vLLM's reason where it cannot; then nothing is answered until a version was taken."""
-        if version == self._version:
+    def take(self, version: Version, sent: tuple[dict[str, Any], dict[str, Any]] | None = None) -> float:
+        """Answers by `version` from now on; gives the largest difference from its probe, in nats. sent: the meeting and
+        what comes of weights that a `Channel` sends meanwhile. Raises UserError or FettleError with vLLM's reason where
+        it cannot; then nothing is answered until a version was taken."""
+        if sent is None and version == self._version:
             return self._probed
-        if version.path is None:
+        if sent is None and version.path is None:
             raise FettleError("an engine does not go back to its base")
         self._version = None
+        if sent is not None:
+            self._engine.receive_weights(*sent)
+        else:
+            self._read(version)
+        self._probed = self._difference(version)
+        self._version = version
+        return self._probed
+
+    def sleep(self) -> None:
+        """Leaves its GPU to the learner, until `wake`."""
+        self._engine.sleep()
+
+    def wake(self) -> None:
+        """Takes its GPU again."""
+        self._engine.wake()
+
+    def _read(self, version: Version) -> None:
+        assert version.path is not None
         self._check(version)
         if version.is_adapter:
             replaced = self._engine.add_adapter(POLICY, version.path)
@@ -95,9 +118,6 @@ class EngineActor:
                 self._engine.drop_version(replaced)
         else:
             self._engine.take_weights(version.path)
-        self._probed = self._difference(version)
-        self._version = version
-        return self._probed
 
     def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
         """Each prompt's completions, in the prompts' order."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from fettle.engine import EngineOptions
+from fettle.engine.channel import Channel, Weights, incoming
 from fettle.engine.sampling import Sampling
 from fettle.errors import FettleError
 from fettle.rl.engines import Answered, Asked, EngineActor, Version
@@ -23,10 +27,11 @@ _MOST_DEATHS = 3
 class RolloutPool:
     """Answers prompts by the version of the policy that was last synced.
 
-    model: folder of the base. engines: how many. resources: Ray's options of each actor, such as num_cpus and num_gpus.
+    model: folder of the base. resources: of each engine, Ray's options of its actor, such as num_cpus and num_gpus.
     start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version;
     answer_timeout_s: for one of them to answer. most_apart: nats by
-    which an engine's log-probabilities may differ from a version's probe. logs: a folder.
+    which an engine's log-probabilities may differ from a version's probe. logs: a folder. gpu: index of this
+    process's, which weights are broadcast from.
 
     Raises FettleError where an engine does not start.
     """
@@ -36,22 +41,34 @@ class RolloutPool:
         model: Path,
         options: EngineOptions,
         *,
-        engines: int,
+        resources: Sequence[dict[str, Any]],
         logs: Path,
-        resources: dict[str, Any] | None = None,
         start_timeout_s: float = 600,
         sync_timeout_s: float = 300,
         answer_timeout_s: float = 3600,
         most_apart: float = math.inf,
+        gpu: int = 0,
     ) -> None:
         self.version = Version()
-        self._most_apart, self._answer_timeout_s = most_apart, answer_timeout_s
+        self._most_apart, self._answer_timeout_s, self._gpu = most_apart, answer_timeout_s, gpu
         self._model, self._options, self._logs = model, options, logs
-        self._resources = {"num_cpus": 0} | (resources or {})
+        self._resources = [{"num_cpus": 0} | one for one in resources]
         self._start_timeout_s, self._sync_timeout_s = start_timeout_s, sync_timeout_s
-        self._actors: list[Any] = [self._made(number) for number in range(engines)]
+        self._channels: dict[int, Channel] = {}  # of engines that weights were broadcast to
+        self._holds: dict[int, tuple[Version, float]] = {}  # what was broadcast, and how far apart it was found
+        self._actors: list[Any] = [self._made(number) for number in range(len(resources))]
         self._deaths = 0
-        self.processes = [self._started(number) for number in range(engines)]
+        self.processes = [self._started(number) for number in range(len(resources))]
+        self._all("sleep")
+
+    @contextmanager
+    def awake(self) -> Iterator[RolloutPool]:
+        """The engines hold their GPUs' memory; outside of it they leave it to the learner, where they share GPUs."""
+        self._all("wake")
+        try:
+            yield self
+        finally:
+            self._all("sleep")
 
     def sync(self, version: Version) -> float:
         """Has all engines take a version; one that died is replaced. Gives the largest difference of any engine's
@@ -62,7 +79,7 @@ class RolloutPool:
         """
         self.version = version
         apart = 0.0
-        taken = [actor.take.remote(version) for actor in self._actors]
+        taken = [self._told(number) for number in range(len(self._actors))]
         _, late = ray.wait(taken, num_returns=len(taken), timeout=self._sync_timeout_s)
         if late:
             numbers = ", ".join(str(taken.index(one)) for one in late)
@@ -118,6 +135,8 @@ class RolloutPool:
 
     def close(self) -> None:
         """Ends all engines."""
+        for channel in self._channels.values():
+            channel.close()
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
@@ -125,7 +144,39 @@ class RolloutPool:
     def _made(self, number: int) -> Any:
         kind: Any = ray.remote(EngineActor)
         log = self._logs / f"engine-{number}.log"
-        return kind.options(**self._resources).remote(self._model, self._options, log)
+        return kind.options(**self._resources[number]).remote(self._model, self._options, log)
+
+    def _told(self, number: int) -> Any:
+        """Has an engine take the current version; gives Ray's reference to how far it is then apart."""
+        actor, version = self._actors[number], self.version
+        if version.weights is None:
+            return actor.take.remote(version)
+        held, apart = self._holds.pop(number, (None, 0.0))
+        if held == version:
+            self._holds[number] = version, apart
+            return ray.put(apart)
+        if number not in self._channels:
+            ranks = self._options.tensor_parallel
+            host = ray.util.get_node_ip_address()
+            self._channels[number] = Channel(host, ranks, self._sync_timeout_s, self._gpu)
+        channel = self._channels[number]
+        sent = channel.meeting, incoming(version.weights)
+        # A thread of its own, which nobody waits for: what went wrong is told by the engine, or by its death.
+        Thread(target=_send, args=(channel, version.weights), daemon=True).start()
+        return actor.take.remote(replace(version, weights=None), sent)
+
+    def _all(self, what: str) -> None:
+        """All engines sleep or wake, where their options have them do so. One that died is found at the next sync."""
+        if not self._options.sleeps:
+            return
+        for number, actor in enumerate(self._actors):
+            try:
+                ray.get(getattr(actor, what).remote(), timeout=self._sync_timeout_s)
+            except RayActorError:
+                continue
+            except (RayTaskError, GetTimeoutError) as error:
+                reason = getattr(error, "cause", None) or f"not within {self._sync_timeout_s:g} s"
+                raise FettleError(f"engine {number} did not {what}: {reason}; see {self._logs}") from error
 
     def _started(self, number: int) -> int:
         """The process of an engine that has taken the current version."""
@@ -134,7 +185,7 @@ class RolloutPool:
             what = "start"
             process = ray.get(actor.process.remote(), timeout=self._start_timeout_s)
             what = f"take version {self.version.number} of the policy"
-            self._close_enough(number, ray.get(actor.take.remote(self.version), timeout=self._sync_timeout_s))
+            self._close_enough(number, ray.get(self._told(number), timeout=self._sync_timeout_s))
         except (RayActorError, RayTaskError, GetTimeoutError) as error:
             reason = getattr(error, "cause", None) or str(error).splitlines()[0]
             log = self._logs / f"engine-{number}.log"
@@ -148,6 +199,8 @@ class RolloutPool:
                 f" log-probabilities differ from the learner's by {apart:.3g} nats (at most {self._most_apart:g}):"
                 " it does not answer by these weights"
             )
+        if self.version.weights is not None:
+            self._holds[number] = self.version, apart
         return apart
 
     def _replace(self, number: int, error: RayActorError) -> None:
@@ -156,5 +209,13 @@ class RolloutPool:
             raise FettleError(
                 f"engines died {self._deaths} times without an answer in between; see {self._logs}"
             ) from error
+        self._holds.pop(number, None)
+        if number in self._channels:
+            self._channels.pop(number).close()
         self._actors[number] = self._made(number)
         self.processes[number] = self._started(number)
+
+
+def _send(channel: Channel, weights: Weights) -> None:
+    with suppress(RuntimeError):  # of an engine that has gone
+        channel.send(weights)

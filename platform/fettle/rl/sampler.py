@@ -1,8 +1,6 @@
-"""How a stage's engines are built, and what of the cluster they take."""
+"""How a stage's engines are built."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from fettle.engine import EngineOptions
 from fettle.engine.env import Dtype
@@ -34,17 +32,12 @@ def engine_options(job: RlJob, cluster: ClusterSpec) -> EngineOptions:
         # these cores they spin (25 s for what takes 1, 2026-11).
         threads=cluster.cpus_per_worker,
         logprobs="raw" if is_plain else "processed",
-        takes_weights=not has_adapter,
+        takes_weights=None if has_adapter else spec.rollout.transfer,
         isolate=False,
         tensor_parallel=spec.rollout.tensor_parallel,
+        sleeps=spec.rollout.placement == "shared",
+        gpu_memory=spec.rollout.gpu_memory,
     )
-
-
-def engine_resources(job: RlJob, cluster: ClusterSpec) -> dict[str, Any]:
-    """Ray's options of each engine. Where they take turns with the learner on CPUs, they reserve none."""
-    cpus = cluster.cpus_per_worker if job.spec.max_staleness else 0
-    gpus = job.spec.rollout.tensor_parallel if cluster.gpus_per_worker else 0
-    return {"num_cpus": cpus, "num_gpus": gpus}
 
 
 def most_apart(job: RlJob, cluster: ClusterSpec) -> float:

@@ -51,6 +51,10 @@ class Sync:
         """The policy as it is, written as the version of that number."""
         probe = self._probe()
         state = self._adapter() if self._job.adapter.is_beside else self._weights()
+        if self._job.spec.rollout.placement == "shared" and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the engines want the room
+        if self._job.spec.rollout.transfer == "broadcast":
+            return Version(number, probe=probe, weights=state)
         version = Version(number, version_path(self._job, number), self._job.adapter.is_beside, probe=probe)
         if not self._trainer.is_world_process_zero():
             return version
@@ -70,7 +74,8 @@ class Sync:
         return Version(number, version.path, version.is_adapter, checksum, probe)
 
     def stored(self, number: int) -> Version | None:
-        """An earlier version that is still there, which only a resumed run asks for; it has no probe."""
+        """An earlier version that is still there, which only a resumed run asks for; it has no probe. One that was
+        broadcast is not."""
         path = version_path(self._job, number)
         if not path.exists():
             return None

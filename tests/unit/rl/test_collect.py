@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,21 @@ class Pool:
     def __init__(self) -> None:
         self.synced: list[Version] = []
         self.asked: list[tuple[list[Asked], Sampling]] = []
+        self.is_awake = False
+
+    @contextmanager
+    def awake(self) -> Iterator[Pool]:
+        self.is_awake = True
+        yield self
+        self.is_awake = False
 
     def sync(self, version: Version) -> float:
+        assert self.is_awake
         self.synced.append(version)
         return 0.125
 
     def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
+        assert self.is_awake
         self.asked.append((list(asked), sampling))
         return [
             Answered(

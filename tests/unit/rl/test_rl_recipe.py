@@ -151,6 +151,7 @@ def test_the_number_of_steps_is_known_at_the_start(stage, told, sequences, steps
         ({"rewards": ()}, "at least 1 item"),
         ({"rollout": {"temperature": 0}}, "greater than 0"),
         ({"environment": "calculator"}, "should match pattern"),
+        ({"rollout": {"placement": "shared"}, "max_staleness": 1}, "shared has engines and learner take turns"),
         ({"prompts": {"path": "x.jsonl", "weight": 2.0}}, "weight has no effect here"),
         ({"data": "x.jsonl"}, "Extra inputs are not permitted"),
     ],

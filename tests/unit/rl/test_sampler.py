@@ -1,4 +1,4 @@
-"""How engines are built for a job, and what of the cluster they take."""
+"""How engines are built for a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from small_rl import make_job
 
 from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
-from fettle.rl.sampler import engine_options, engine_resources, most_apart
+from fettle.rl.sampler import engine_options, most_apart
 
 CPUS = ClusterSpec(cpus_per_worker=3)
 GPUS = ClusterSpec(gpus_per_worker=1)
@@ -39,7 +39,7 @@ def test_an_engine_computes_as_the_learner_does(job, precision, dtype) -> None:
 
 @pytest.mark.parametrize(
     ("adapter", "layers", "takes_weights"),
-    [(LORA, (1, 4), False), (FULL, (0, 8), True), (AdapterSpec(kind="freeze"), (0, 8), True)],
+    [(LORA, (1, 4), None), (FULL, (0, 8), "file"), (AdapterSpec(kind="freeze"), (0, 8), "file")],
 )
 def test_only_a_policy_with_an_adapter_has_layers_for_one(job, adapter, layers, takes_weights) -> None:
     found = engine_options(job(adapter=adapter), CPUS)
@@ -65,22 +65,14 @@ def test_log_probabilities_are_of_what_was_sampled_from(job, rollout, logprobs) 
     assert engine_options(job(rollout), CPUS).logprobs == logprobs
 
 
-@pytest.mark.parametrize(
-    ("cluster", "ahead", "taken"),
-    [
-        (CPUS, 0, {"num_cpus": 0, "num_gpus": 0}),  # it takes turns with the learner
-        (CPUS, 1, {"num_cpus": 3, "num_gpus": 0}),
-        (GPUS, 0, {"num_cpus": 0, "num_gpus": 2}),  # tensor_parallel: 2
-    ],
-)
-def test_an_engine_takes_what_it_does_not_share_with_the_learner(job, cluster, ahead, taken) -> None:
-    assert engine_resources(job({"tensor_parallel": 2}, ahead), cluster) == taken
+def test_an_engine_that_shares_its_gpu_sleeps_and_takes_less_of_it(job) -> None:
+    apart, shared = engine_options(job(), GPUS), engine_options(job({"placement": "shared"}), GPUS)
+    assert (apart.sleeps, apart.gpu_memory) == (False, None)
+    assert (shared.sleeps, shared.gpu_memory) == (True, 0.4)
 
 
-def test_what_engines_take_is_what_the_job_says_it_takes_beside_its_workers(job) -> None:
-    made = job({"engines": 2}, 1)
-    one = engine_resources(made, CPUS)
-    assert made.beside(CPUS) == (2 * one["num_cpus"], 2 * one["num_gpus"])
+def test_weights_are_taken_as_the_recipe_says(job) -> None:
+    assert engine_options(job({"transfer": "broadcast"}), CPUS).takes_weights == "broadcast"
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def _endpoint(target: str, port: int | None) -> Iterator[tuple[str, str | None]]
     def say(text: str) -> None:
         typer.echo(f"{text} …", err=True)
 
-    with serve(target, port=port or free_port(), say=say) as endpoint:
+    with serve(target, port=port or free_port(), replicas=1, say=say) as endpoint:
         yield endpoint.url, endpoint.served.primary
 
 

@@ -32,6 +32,9 @@ def serve_command(
     places: Annotated[
         int, typer.Option(help="Published adapters that are held at a time; others are loaded when asked for.")
     ] = 32,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Engines, so that the endpoint outlives one; by default 2 where they fit.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
@@ -59,6 +62,7 @@ def serve_command(
                 adapters=adapters,
                 registry=registry,
                 places=places,
+                replicas=replicas,
                 options=options,
                 say=say,
             ) as endpoint:

@@ -47,7 +47,7 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
         report = run(recipe, out=out)
         console.print("\n[bold]2  Serve[/]  the merged model on an OpenAI-compatible endpoint")
         log = Path(out).resolve() / "logs" / "serve.log"
-        with serve(report.artifact, port=port or free_port(), name=report.recipe, log=log) as endpoint:
+        with serve(report.artifact, port=port or free_port(), name=report.recipe, replicas=1, log=log) as endpoint:
             console.print(f"{endpoint.url}/v1 answers as {endpoint.names[0]}", soft_wrap=True)
             console.print("\n[bold]3  Ask[/]  questions that no training file holds in these words\n")
             table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)

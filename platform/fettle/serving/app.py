@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from fettle.cluster import ray_session
-from fettle.engine.env import EngineOptions
+from fettle.cluster import available_cpus, available_gpus, ray_session
+from fettle.engine.env import EngineOptions, device
 from fettle.errors import DoesNotFit, FettleError, UserError
+from fettle.serving.ingress import Ingress
 from fettle.serving.logs import log_into, new_log
 from fettle.serving.port import check_port
 from fettle.serving.replica import Replica
 from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
 
 APP = "fettle"
-_LOAD_TIMEOUT_S = 1800
 _FREE_CPU_TIMEOUT_S = 20
 _STOP_TIMEOUT_S = 20
+_CPUS_OF_A_REPLICA = 2  # its engine and what feeds it: two replicas where there are twice as many
 
 Say = Callable[[str], None]
 
@@ -62,13 +64,15 @@ def serve(
     adapters: Mapping[str, str | Path] | None = None,
     registry: str | Path | None = None,
     places: int = PLACES,
+    replicas: int | None = None,
     options: EngineOptions | None = None,
     log: Path | None = None,
     say: Say = lambda _: None,
 ) -> Iterator[Endpoint]:
     """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
 
-    model, name, adapters, registry, places: as for `resolve`. options: of the engine. log: file for the noise of Ray
+    model, name, adapters, registry, places: as for `resolve`. replicas: engines, by default two where the cluster has
+    room for them, else one. options: of the engine. log: file for the noise of Ray
     and vLLM, by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
     On the Ray cluster we are connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the
     block. Raises UserError before anything is started for a model that cannot be served, a port in use, or a cluster
@@ -85,9 +89,9 @@ def serve(
     with ray_session() as is_ours:
         _refuse_second_serve()
         try:
-            handle = _deploy(served, fitting, host, port, log)
-            say(f"loading the engine ({', '.join(served.names)})")
-            _wait_until_loaded(handle, log)
+            count = replicas or _default_replicas()
+            say(f"loading {f'{count} engines' if count > 1 else 'the engine'} ({', '.join(served.names)})")
+            _deploy(served, fitting, host, port, count, log)
             endpoint = Endpoint(_url(host, port), served, log, lambda: _stop(is_ours, log))
             try:
                 yield endpoint
@@ -109,11 +113,23 @@ def build(
 ) -> Application:
     """The application for `serve run` and `serve deploy`; a replica counts as started once it is warm."""
     served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
-    return Replica.bind(served, fitted(options or EngineOptions(), served), None, True)  # type: ignore[attr-defined]
+    return _application(served, fitted(options or EngineOptions(), served), None, {})
 
 
-def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, log: Path) -> DeploymentHandle:
-    """Deploys one replica, which loads on after this returns."""
+def _application(served: ServedModel, options: EngineOptions, log: str | None, of_model: dict[str, Any]) -> Application:
+    replica: Any = Replica
+    ingress: Any = Ingress
+    bound: Application = ingress.bind(replica.options(**of_model).bind(served, options, log), log)
+    return bound
+
+
+def _default_replicas() -> int:
+    room = available_gpus() if device() == "gpu" else available_cpus() // _CPUS_OF_A_REPLICA
+    return 2 if room >= 2 else 1
+
+
+def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, replicas: int, log: Path) -> None:
+    """Deploys the application; returns when its engines are warm."""
     _wait_for_a_cpu()
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     http = HTTPOptions(host=host, port=port)
@@ -121,24 +137,20 @@ def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, l
     log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
     # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
     here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
-    app = Replica.bind(served, options, here, False)  # type: ignore[attr-defined]
+    app = _application(served, options, here, {"num_replicas": replicas, "max_constructor_retry_count": 1})
     try:
-        return ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
+        ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
     except (RuntimeError, ray.exceptions.RayError) as error:
-        raise FettleError(f"Ray Serve did not start the endpoint ({_first_line(error)}); log: {log}") from error
+        raise FettleError(f"the engine did not start: {_reason(error)}; log: {log}") from error
 
 
-def _wait_until_loaded(handle: DeploymentHandle, log: Path) -> None:
-    try:
-        handle.loaded.remote().result(timeout_s=_LOAD_TIMEOUT_S)
-    except TimeoutError:
-        raise FettleError(f"the engine was not ready after {_LOAD_TIMEOUT_S} s; log: {log}") from None
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise FettleError(f"the engine did not start: {error.cause}; log: {log}") from error
-    except ray.exceptions.RayError as error:
-        raise FettleError(f"the engine's process ended ({_first_line(error)}); log: {log}") from error
+def _reason(error: BaseException) -> str:
+    """What our own code said in a replica; Ray Serve hands it on in the text of a traceback."""
+    told = ""
+    with suppress(Exception):
+        told = "\n".join(one.message for one in ray_serve.status().applications[APP].deployments.values())
+    said = re.findall(r"fettle\.errors\.\w+: (.*)", told)
+    return said[-1].strip() if said else _first_line(error)
 
 
 def _refuse_second_serve() -> None:

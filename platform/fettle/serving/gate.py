@@ -1,69 +1,41 @@
-"""The door in front of vLLM's application: only these routes, whole JSON objects, known models. Pure ASGI."""
+"""The door of the endpoint: only these routes, whole JSON objects, an answer to everything. Pure ASGI."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fettle.data.neutral import Neutral
-from fettle.errors import UserError, did_you_mean
-from fettle.registry.reference import Reference, parsed
-from fettle.serving.messages import as_learned
-from fettle.serving.residency import NoRoom, NotPublished, Residency, Resident
+from fettle.serving.answers import CHAT, TEMPLATE
+from fettle.serving.engines import Engines, Unavailable
+from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
+from fettle.serving.question import Part, Question
 
 logger = logging.getLogger(__name__)
 
-_CHAT = "/v1/chat/completions"
 ROUTES = {
-    ("POST", _CHAT),
+    ("POST", CHAT),
     ("POST", "/v1/completions"),
     ("GET", "/v1/models"),
     ("GET", "/health"),
     ("GET", "/ready"),
 }
 MAX_BODY_BYTES = 8 << 20
-_TEMPLATE = "chat_template"
-_TOLD_CHARS, _TOLD_NAMES = 100, 20  # of what was asked for, and of what there is
+_WAIT_S = 5
+_CUT = "the replica that was answering has gone; what came before is all there is"
 
 
 class Gate:
-    """Answers /health, /ready and /v1/models itself; passes completions to `app` once `open` has been called.
+    """Asks `engines` what it does not answer itself. Any bearer token is taken. Errors have OpenAI's shape: {"error":
+    {"message", "type", "param", "code"}}."""
 
-    defaults: request fields by model name, filled in where the request leaves them out. Any bearer token is taken.
-    Errors have OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
-    """
-
-    def __init__(self, names: tuple[str, ...], defaults: Mapping[str, Mapping[str, Any]]) -> None:
-        self.names, self.defaults = names, defaults
-        self.failure: str | None = None
-        self._app: ASGIApp | None = None
-        self._neutral: Mapping[str, Neutral] = {}
-        self._published: Residency | None = None
-        self._created = int(time.time())
-        self._max_model_len = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are let through."""
-        return self._app is not None and self.failure is None
-
-    def open(
-        self,
-        app: ASGIApp,
-        max_model_len: int,
-        neutral: Mapping[str, Neutral],
-        published: Residency | None = None,
-    ) -> None:
-        """Lets requests through to `app`; neutral: by model name, what breaks control tokens' names in its chats.
-        published: what else can be asked for, by the registry's names."""
-        self._max_model_len, self._neutral, self._published = max_model_len, neutral, published
-        self._app = app
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -73,153 +45,78 @@ class Gate:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
         if (method, path) not in ROUTES:
             known = ", ".join(f"{verb} {route}" for verb, route in sorted(ROUTES))
-            answer: ASGIApp = _error(404, f"{method} {path} is not served here; there is {known}", kind="NotFoundError")
+            answer: ASGIApp = failure(404, f"{method} {path} is not served here; there is {known}", kind=NOT_FOUND)
         elif path == "/health":
-            answer = self._health()
+            answer = JSONResponse({"status": "alive"})
         elif path == "/ready":
-            answer = self._ready()
+            answer = await self._ready()
         elif path == "/v1/models":
-            cards = [self._card(name) for name in self.names]
-            answer = JSONResponse({"object": "list", "data": cards + self._published_cards()})
+            answer = await self._models()
         else:
-            answer = await self._complete(scope, receive)
+            answer = await self._complete(path, receive)
         await answer(scope, receive, send)
 
-    def _health(self) -> JSONResponse:
-        if self.failure is not None:
-            return JSONResponse({"status": "failed", "reason": self.failure}, status_code=503)
-        return JSONResponse({"status": "alive"})
+    async def _ready(self) -> JSONResponse:
+        cards = await self._engines.cards()
+        if cards is None:
+            headers = {"Retry-After": str(_WAIT_S)}
+            return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
+        return JSONResponse({"status": "ready", "models": [card["id"] for card in cards]})
 
-    def _ready(self) -> JSONResponse:
-        if self.failure is not None:
-            return self._health()
-        if not self.is_open:
-            return JSONResponse({"status": "starting"}, status_code=503, headers={"Retry-After": "1"})
-        return JSONResponse({"status": "ready", "models": list(self.names)})
+    async def _models(self) -> JSONResponse:
+        cards = await self._engines.cards()
+        return _unavailable() if cards is None else JSONResponse({"object": "list", "data": cards})
 
-    def _card(self, name: str) -> dict[str, Any]:
-        parent = None if name == self.names[0] else self.names[0]
-        card = {"id": name, "object": "model", "created": self._created, "owned_by": "fettle", "parent": parent}
-        return card | ({"max_model_len": self._max_model_len} if self.is_open else {})
-
-    def _published_cards(self) -> list[dict[str, Any]]:
-        """A name in production by itself, the other aliases as `NAME@ALIAS`; each says its version."""
-        found = []
-        for name, aliases in sorted((self._published.means if self._published is not None else {}).items()):
-            for alias, number in sorted(aliases.items()):
-                card = self._card(str(Reference(name, alias)))
-                found.append(card | {"parent": self.names[0], "version": f"{name}:{number}"})
-        return found
-
-    async def _complete(self, scope: Scope, receive: Receive) -> ASGIApp:
-        """vLLM's app with the checked body, or the error that the request earns."""
-        if not self.is_open or self._app is None:
-            why = f"the engine failed: {self.failure}" if self.failure else "the model is still being loaded"
-            return _error(503, why, kind="ServiceUnavailableError", retry=True)
+    async def _complete(self, path: str, receive: Receive) -> ASGIApp:
+        """The engine's answer to the checked body, or the error that the request earns."""
         body = await _body(receive)
         if body is None:
-            return _error(413, f"the request's body is over {MAX_BODY_BYTES} bytes")
+            return failure(413, f"the request's body is over {MAX_BODY_BYTES} bytes")
         try:
             wanted = json.loads(body)
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-            return _error(400, f"the request's body is not valid JSON ({error})")
+            return failure(400, f"the request's body is not valid JSON ({error})")
         except RecursionError:
-            return _error(400, "the request's body is nested too deeply")
+            return failure(400, "the request's body is nested too deeply")
         if not isinstance(wanted, dict):
-            return _error(400, "the request's body must be a JSON object")
-        is_chat = scope["path"].endswith(_CHAT)
+            return failure(400, "the request's body must be a JSON object")
         extra = wanted.get("chat_template_kwargs")
-        if _TEMPLATE in wanted or (isinstance(extra, dict) and _TEMPLATE in extra):
-            return _error(400, "the chat template is the model's; a request cannot bring one", param=_TEMPLATE)
-        model = wanted.get("model") or self.names[0]
-        if model in self.names:
-            defaults = self.defaults.get(model, {})
-            if is_chat or defaults:
-                return self._passed(scope, wanted, defaults, self._neutral[model] if is_chat else None)
-            return _Replayed(self._app, body)
-        known = self._published.names if self._published is not None else ()
-        meant = parsed(model) if isinstance(model, str) else None
-        if self._published is None or meant is None or meant.name not in known:
-            return _no_model(str(model)[:_TOLD_CHARS], (*self.names, *known))
+        if TEMPLATE in wanted or (isinstance(extra, dict) and TEMPLATE in extra):
+            return failure(400, "the chat template is the model's; a request cannot bring one", param=TEMPLATE)
         try:
-            resident = await self._published.acquire(meant)
-        except NotPublished as error:
-            return _error(404, str(error), kind="NotFoundError", param="model")
-        except NoRoom as error:
-            return _error(503, str(error), kind="ServiceUnavailableError", retry=True)
-        except UserError as error:
-            return _error(400, f"'{model}' is refused here: {error.got}", param="model")
+            head, parts = await self._engines.ask(Question(path, wanted, uuid.uuid4().hex))
+        except Unavailable:
+            return _unavailable()
+        return _Given(head, parts)
+
+
+class _Given:
+    """An answer, part by part."""
+
+    def __init__(self, head: Part, parts: AsyncIterator[Part]) -> None:
+        self.head, self.parts = head, parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = list(self.head.headers)
+        await send({"type": "http.response.start", "status": self.head.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.head.body, "more_body": self.head.more})
+        if not self.head.more:
+            return
+        try:
+            async for part in self.parts:
+                await send({"type": "http.response.body", "body": part.body, "more_body": part.more})
         except Exception:
-            logger.exception("%s was not loaded", model)
-            why = f"'{model}' cannot be loaded now"
-            return _error(503, why, kind="ServiceUnavailableError", retry=True)
-        wanted["model"] = resident.version.id
-        passed = self._passed(scope, wanted, resident.defaults, resident.neutral if is_chat else None)
-        return _Held(passed, resident, self._published)
-
-    def _passed(
-        self, scope: Scope, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None
-    ) -> ASGIApp:
-        """vLLM's app with the request as the model wants it. neutral: of a chat; None is a bare completion."""
-        assert self._app is not None
-        try:
-            wanted = as_learned(wanted, neutral) if neutral is not None else wanted
-            body = json.dumps(_filled(wanted, defaults, neutral is not None)).encode()
-        except RecursionError:
-            return _error(400, "the request's body is nested too deeply")
-        scope["headers"] = [(key, value) for key, value in scope["headers"] if key.lower() != b"content-length"]
-        scope["headers"].append((b"content-length", str(len(body)).encode()))
-        return _Replayed(self._app, body)
+            if not any(b"text/event-stream" in value for _, value in headers):
+                raise
+            logger.exception("an answer was cut")
+            told: dict[str, Any] = {"message": _CUT, "type": UNAVAILABLE, "param": None, "code": 503}
+            event = f"data: {json.dumps({'error': told})}\n\n".encode()
+            await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
-class _Replayed:
-    """`app`, given a body that has already been read; what comes after it (the client's leaving) is passed on."""
-
-    def __init__(self, app: ASGIApp, body: bytes) -> None:
-        self.app, self.body = app, body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = False
-
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": self.body, "more_body": False}
-
-        await self.app(scope, replay, send)
-
-
-class _Held:
-    """`app`, which is answered by a published version: named in the answer's headers, and given back at its end."""
-
-    def __init__(self, app: ASGIApp, resident: Resident, published: Residency) -> None:
-        self.app, self.resident, self.published = app, resident, published
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        version = self.resident.version
-        told = [(b"x-fettle-version", version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *told]}
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_named)
-        finally:
-            self.published.release(self.resident)
-
-
-def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], is_chat: bool) -> dict[str, Any]:
-    """The request with the model's own defaults where it says nothing; end tokens are added to the request's."""
-    filled = {key: value for key, value in defaults.items() if key != _TEMPLATE or is_chat}
-    ends = filled.pop("stop_token_ids", [])
-    given = wanted.get("stop_token_ids") or []
-    if ends and isinstance(given, list):
-        wanted = wanted | {"stop_token_ids": [*given, *(end for end in ends if end not in given)]}
-    return filled | {key: value for key, value in wanted.items() if value is not None or key not in filled}
+def _unavailable() -> JSONResponse:
+    why = "no engine is there to answer: the model is being loaded, or its replica is being replaced"
+    return failure(503, why, kind=UNAVAILABLE, retry_after_s=_WAIT_S)
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -236,22 +133,9 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
-    """Ray Serve starts and stops its apps; vLLM's own start-up hook only logs statistics and is left out."""
+    """Ray Serve starts and stops its apps."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-def _no_model(model: str, names: tuple[str, ...]) -> JSONResponse:
-    available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
-    message = f"no model '{model}'{did_you_mean(model, names)}; available: {available}"
-    return _error(404, message, kind="NotFoundError", param="model")
-
-
-def _error(
-    code: int, message: str, *, kind: str = "BadRequestError", param: str | None = None, retry: bool = False
-) -> JSONResponse:
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status_code=code, headers={"Retry-After": "1"} if retry else None)

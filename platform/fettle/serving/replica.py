@@ -1,4 +1,4 @@
-"""The Ray Serve deployment: one engine and, behind the gate, vLLM's OpenAI application."""
+"""The Ray Serve deployment of an engine, which answers what the ingress asks through vLLM's OpenAI application."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import gc
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from starlette.types import ASGIApp
 
 from fettle.data.neutral import Neutral
 from fettle.engine.env import EngineOptions, device, prepare_process
@@ -18,14 +18,14 @@ from fettle.errors import FettleError, UserError
 from fettle.models.base import load_tokenizer
 from fettle.output import print_into
 from fettle.registry.folder import FolderRegistry
-from fettle.serving.gate import Gate
+from fettle.serving.answers import Answers
+from fettle.serving.question import Part, Question
 from fettle.serving.residency import Residency
 from fettle.serving.resolve import ServedAdapter, ServedModel, admitted
 from fettle.serving.weights import check_model
 
 _WATCH_S = 0.5
 _REFRESH_S = 0.5
-_LAST_WORDS_S = 15
 _REASON_CHARS = 400
 # vLLM queues by itself and better; this only keeps health checks from waiting behind requests.
 _MAX_ONGOING = 1000
@@ -42,34 +42,29 @@ logger = logging.getLogger(__name__)
     graceful_shutdown_timeout_s=10,
     ray_actor_options={"num_cpus": 1, "num_gpus": 1 if device() == "gpu" else 0},
 )
-@serve.ingress()
 class Replica:
-    """Loads the engine and answers HTTP.
-
-    hold: count as started only once warm, so that a rolling update takes the old replica away no earlier; without it
-    the replica answers /health and /ready (503) from the first second. log: file for everything this process prints.
-    """
+    """Counts as started once it is warm, so that it is asked nothing before, and a rolling update takes the one before
+    it away no earlier. log: file for everything this process prints. Raises UserError or FettleError with the reason
+    why it never will answer."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, served: ServedModel, options: EngineOptions, log: str | None, hold: bool
+        self, served: ServedModel, options: EngineOptions, log: str | None
     ) -> None:
         if log is not None:
             print_into(log)
-        self._gate = Gate(served.names, served.defaults)
-        self._loading = asyncio.create_task(self._load(served, options))
+        self._answers: Answers
         self._watching: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
-        if hold:
-            await self.loaded()
-        else:
-            self._loading.add_done_callback(_end_later_if_failed)
+        await self._load(served, options)
 
-    async def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._gate
+    async def answer(self, question: Question) -> AsyncIterator[Part]:
+        """See `Answers.answer`."""
+        async for part in self._answers.answer(question):
+            yield part
 
-    async def loaded(self) -> None:
-        """Returns once requests are answered; raises UserError or FettleError with the reason why they never will."""
-        await asyncio.shield(self._loading)
+    async def cards(self) -> list[dict[str, Any]]:
+        """What can be asked for, as /v1/models lists it."""
+        return self._answers.cards()
 
     async def _load(self, served: ServedModel, options: EngineOptions) -> None:
         try:
@@ -84,11 +79,18 @@ class Replica:
             await engine.warm_up()
         except Exception as error:
             logger.exception("the engine did not start")
-            self._gate.failure = str(error) if isinstance(error, UserError) else _in_one_line(error)
-            raise error if isinstance(error, UserError) else FettleError(self._gate.failure) from error
+            raise error if isinstance(error, UserError) else FettleError(_in_one_line(error)) from error
         gc.collect()
         gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
-        self._gate.open(app, engine.llm.model_config.max_model_len, neutral, published)
+        self._answers = Answers(
+            app,
+            served.names,
+            served.defaults,
+            neutral,
+            engine.llm.model_config.max_model_len,
+            published,
+            lambda: engine.is_dead,
+        )
         self._watching = asyncio.create_task(self._watch(engine))
         if published is not None:
             self._refreshing = asyncio.create_task(_keep_up(published))
@@ -98,9 +100,8 @@ class Replica:
         while it replaces a process that is gone at once."""
         while not engine.is_dead:
             await asyncio.sleep(_WATCH_S)
-        self._gate.failure = "the engine died"
         logger.error("the engine died; the replica ends so that Ray Serve starts another")
-        await asyncio.sleep(_WATCH_S)  # requests under way get their error first
+        await asyncio.sleep(_WATCH_S)  # what is streamed gets its error first
         os._exit(1)
 
 
@@ -160,12 +161,6 @@ async def _caught_up(published: Residency) -> None:
         await published.refresh()
     except Exception as error:  # of a file system that is away, or of files that make no sense
         logger.error("the registry cannot be read: %s: %s", type(error).__name__, error)
-
-
-def _end_later_if_failed(loading: asyncio.Task[None]) -> None:
-    """Whoever deployed us has these seconds to learn the reason from `loaded`; then Serve may try again."""
-    if not loading.cancelled() and loading.exception() is not None:
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, 1)
 
 
 def _import_engine() -> None:

@@ -18,7 +18,9 @@ def test_shipped_config_builds_the_shipped_model() -> None:
     application = CONFIG["applications"][0]
 
     assert application["import_path"] == "fettle.serving.deploy:app"
-    assert app(application["args"])._bound_deployment.name == application["deployments"][0]["name"]
+    ingress = app(application["args"])._bound_deployment
+    model = ingress.init_args[0]._bound_deployment
+    assert [model.name, ingress.name] == [one["name"] for one in application["deployments"]]
 
 
 def test_shipped_config_listens_to_this_machine_only() -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import client_of, error
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from fettle.data.neutral import Neutral
-from fettle.errors import UserError
-from fettle.registry.folder import Version
-from fettle.registry.reference import Reference
 from fettle.serving import gate
-from fettle.serving.gate import Gate
-from fettle.serving.residency import NoRoom, NotPublished, Resident
+from fettle.serving.answers import Answers
 
 DEFAULTS = {"support": {"temperature": 0.5, "stop_token_ids": [7], "chat_template": "{{ messages }}"}}
 CHAT = "/v1/chat/completions"
@@ -29,17 +24,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"path": scope["path"], "body": body})(scope, receive, send)
 
 
-def client(*, is_open: bool = True) -> TestClient:
-    door = Gate(("base", "support"), DEFAULTS)
-    if is_open:
-        door.open(echo, 512, {"base": Neutral(["<s>"]), "support": Neutral(["<a>"])})
-    return TestClient(door)
-
-
-def error(response: Any) -> tuple[int, str]:
-    told = response.json()["error"]
-    assert set(told) == {"message", "type", "param", "code"} and told["code"] == response.status_code
-    return response.status_code, told["message"]
+def client() -> TestClient:
+    neutral = {"base": Neutral(["<s>"]), "support": Neutral(["<a>"])}
+    return client_of(Answers(echo, ("base", "support"), DEFAULTS, neutral, 512))
 
 
 def test_request_passes_unchanged() -> None:
@@ -142,22 +129,12 @@ def test_any_bearer_token_is_taken() -> None:
     assert response.status_code == 200
 
 
-def test_before_it_is_open_the_gate_is_alive_and_not_ready() -> None:
-    closed = client(is_open=False)
+def test_before_an_engine_is_there_the_gate_is_alive_and_not_ready() -> None:
+    early = client_of(None)
 
-    statuses = [closed.get("/health").status_code, closed.get("/ready").status_code]
-    assert [*statuses, error(closed.post(CHAT, json={"model": "base"}))[0]] == [200, 503, 503]
-
-
-def test_failed_engine_is_neither_alive_nor_ready() -> None:
-    door = Gate(("base",), {})
-    door.open(echo, 512, {})
-    door.failure = "the engine died"
-    failed = TestClient(door)
-
-    told = failed.get("/ready")
-    assert (failed.get("/health").status_code, told.status_code) == (503, 503)
-    assert json.loads(told.text)["reason"] == "the engine died"
+    assert (early.get("/health").status_code, early.get("/ready").status_code) == (200, 503)
+    for answer in (early.get("/v1/models"), early.post(CHAT, json={"model": "base"})):
+        assert error(answer)[0] == 503 and int(answer.headers["Retry-After"]) > 0
 
 
 def test_models_are_listed_with_their_base() -> None:
@@ -172,90 +149,3 @@ def test_models_are_listed_with_their_base() -> None:
 def test_ray_serves_start_and_stop_hooks_are_answered() -> None:
     with client() as running:  # entering and leaving runs the lifespan protocol
         assert running.get("/health").status_code == 200
-
-
-class Published:
-    """What the gate asks of a residency: one version, which is counted."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.means = {"voice": {"production": 1, "candidate": 2}}
-        self.names = self.means.keys()
-        self.running, self._error = 0, error
-
-    async def acquire(self, wanted: Reference) -> Resident:
-        if self._error is not None:
-            raise self._error
-        self.running += 1
-        version = Version(wanted.name, 1, Path("/registry"), "sha256:1", 1, "2026-11-29T00:00:00+00:00")
-        return Resident(version, Path("/copy"), {"temperature": 0.5}, Neutral(["<v>"]))
-
-    def release(self, resident: Resident) -> None:
-        self.running -= 1
-
-
-def published_client(published: Any, app: Any = echo) -> TestClient:
-    door = Gate(("base",), {})
-    door.open(app, 512, {"base": Neutral([])}, published)
-    return TestClient(door, raise_server_exceptions=False)
-
-
-def test_a_published_version_is_named_to_the_engine_and_in_the_answers_headers() -> None:
-    published = Published()
-
-    answer = published_client(published).post(
-        CHAT, json={"model": "voice", "messages": [{"role": "user", "content": "<v>"}]}
-    )
-
-    told = {"model": "voice:1", "messages": [{"role": "user", "content": "<\u200bv>"}], "temperature": 0.5}
-    assert answer.json()["body"] == told
-    assert (answer.headers["x-fettle-version"], answer.headers["x-fettle-digest"]) == ("voice:1", "sha256:1")
-    assert published.running == 0
-
-
-async def broken(scope: Scope, receive: Receive, send: Send) -> None:
-    raise RuntimeError("the engine")
-
-
-@pytest.mark.parametrize(
-    ("app", "body"), [(broken, {"model": "voice"}), (echo, {"model": "voice", "messages": "[" * 3})]
-)
-def test_a_version_is_given_back_whatever_becomes_of_the_request(app: Any, body: dict[str, Any]) -> None:
-    published = Published()
-    published_client(published, app).post(CHAT, json=body)
-    assert published.running == 0
-
-
-@pytest.mark.parametrize(
-    ("raised", "status"),
-    [
-        (NotPublished("no model 'voice:9'"), 404),
-        (NoRoom("all 4 places are taken"), 503),
-        (UserError("it was not made for this base"), 400),
-    ],
-)
-def test_a_version_that_cannot_answer_has_the_status_of_its_reason(raised: Exception, status: int) -> None:
-    response = published_client(Published(raised)).post(CHAT, json={"model": "voice"})
-
-    assert error(response) == (status, error(response)[1]) and str(raised).split(" at ")[0] in error(response)[1]
-    assert ("Retry-After" in response.headers) == (status == 503)
-
-
-def test_published_names_are_listed_with_their_versions() -> None:
-    cards = published_client(Published()).get("/v1/models").json()["data"]
-
-    assert [(card["id"], card.get("version")) for card in cards] == [
-        ("base", None),
-        ("voice@candidate", "voice:2"),
-        ("voice", "voice:1"),
-    ]
-
-
-def test_a_name_that_is_nearly_published_is_told() -> None:
-    status, message = error(published_client(Published()).post(CHAT, json={"model": "voic"}))
-
-    assert (status, message) == (404, "no model 'voic' (did you mean 'voice'?); available: base, voice")
-
-
-def test_what_can_be_no_published_name_is_404_without_asking() -> None:
-    for name in ("../voice", "voice:0", "a" * 500):
-        assert error(published_client(Published(RuntimeError("asked"))).post(CHAT, json={"model": name}))[0] == 404

@@ -12,12 +12,11 @@ import pytest
 from fettle.engine.env import EngineOptions
 from fettle.errors import FettleError, UserError
 from fettle.serving import replica
-from fettle.serving.gate import Gate
 from fettle.serving.resolve import ServedModel
 
 SERVED = ServedModel(name="base", folder=Path("/base"), primary="base", chats=True)
 # The class itself: what Serve makes of it wants to be deleted on its own event loop.
-REPLICA: Any = replica.Replica.func_or_class.__mro__[1]  # type: ignore[attr-defined]
+REPLICA: Any = replica.Replica.func_or_class  # type: ignore[attr-defined]
 
 
 class Exited(BaseException):
@@ -48,12 +47,11 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_replica_ends_with_its_engine(exits: list[int]) -> None:
     one = REPLICA.__new__(REPLICA)
-    one._gate = Gate(("base",), {})
 
     with pytest.raises(Exited):
         asyncio.run(one._watch(DiesAtThirdLook()))
 
-    assert (exits, one._gate.failure) == ([1], "the engine died")
+    assert exits == [1]
 
 
 def failing(error: Exception) -> Any:
@@ -63,30 +61,24 @@ def failing(error: Exception) -> Any:
     return start
 
 
-async def failed(hold: bool) -> tuple[Gate, BaseException]:
-    """The gate and the error of a replica whose engine does not start."""
+async def failed() -> BaseException:
+    """The error of a replica whose engine does not start."""
     one = REPLICA.__new__(REPLICA)
-    try:
-        await one.__init__(SERVED, EngineOptions(), None, hold)
-        await one.loaded()
-    except FettleError as error:
-        return one._gate, error
-    raise AssertionError("it started")
+    with pytest.raises(FettleError) as caught:
+        await one.__init__(SERVED, EngineOptions(), None)
+    return caught.value
 
 
-@pytest.mark.parametrize("hold", [False, True])
-def test_failed_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, hold: bool) -> None:
+def test_failed_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     told = "1 validation error for ModelConfig\n  Value error, no such architecture\n    For more see ..."
     monkeypatch.setattr(replica, "_start", failing(ValueError(told)))
 
-    gate, error = asyncio.run(failed(hold))
-
-    assert str(error) == gate.failure == "ValueError: Value error, no such architecture"
+    assert str(asyncio.run(failed())) == "ValueError: Value error, no such architecture"
 
 
 def test_users_mistake_stays_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "_start", failing(UserError("adapter 'x' cannot be loaded", file="/x")))
 
-    _, error = asyncio.run(failed(False))
+    error = asyncio.run(failed())
 
     assert isinstance(error, UserError) and error.file == "/x"

@@ -1,0 +1,216 @@
+"""A replica's part of a request: which model is meant, what it has by default, and the answer of vLLM's application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fettle.data.neutral import Neutral
+from fettle.errors import UserError, did_you_mean
+from fettle.registry.reference import Reference, parsed
+from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
+from fettle.serving.messages import as_learned
+from fettle.serving.question import TAKEN, EngineDied, Part, Question
+from fettle.serving.residency import NoRoom, NotPublished, Residency, Resident
+
+logger = logging.getLogger(__name__)
+
+CHAT = "/v1/chat/completions"
+TEMPLATE = "chat_template"
+_TOLD_CHARS, _TOLD_NAMES = 100, 20  # of what was asked for, and of what there is
+
+
+class Answers:
+    """app: vLLM's. names: of the base and the adapters that are always there, the base first. defaults: request fields
+    by model name, filled in where a request leaves them out. neutral: by model name, what breaks control tokens' names
+    in its chats. published: what else can be asked for, by the registry's names."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: tuple[str, ...],
+        defaults: Mapping[str, Mapping[str, Any]],
+        neutral: Mapping[str, Neutral],
+        max_model_len: int,
+        published: Residency | None = None,
+        is_dead: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._app, self._names, self._defaults, self._neutral = app, names, defaults, neutral
+        self._max_model_len, self._published, self._is_dead = max_model_len, published, is_dead
+        self._created = int(time.time())
+
+    def cards(self) -> list[dict[str, Any]]:
+        """What can be asked for. Of published names the one in production by itself, the other aliases as
+        `NAME@ALIAS`; each says its version."""
+        found = [self._card(name) for name in self._names]
+        for name, aliases in sorted((self._published.means if self._published is not None else {}).items()):
+            for alias, number in sorted(aliases.items()):
+                card = self._card(str(Reference(name, alias)))
+                found.append(card | {"parent": self._names[0], "version": f"{name}:{number}"})
+        return found
+
+    async def answer(self, question: Question) -> AsyncIterator[Part]:
+        """TAKEN, then the answer. Raises EngineDied where the engine is dead and nothing was answered yet; given up on,
+        it ends the request."""
+        if self._is_dead():
+            raise EngineDied("the engine died")
+        yield TAKEN
+        parts: asyncio.Queue[Part | None] = asyncio.Queue()
+        running = asyncio.create_task(self._run(question, parts.put_nowait))
+        running.add_done_callback(lambda _: parts.put_nowait(None))
+        is_first = True
+        try:
+            while (part := await parts.get()) is not None:
+                if is_first and (part.status or 0) >= 500 and self._is_dead():
+                    raise EngineDied("the engine died")
+                is_first = False
+                yield part
+            await running  # raises what it raised
+        finally:
+            running.cancel()
+
+    async def _run(self, question: Question, put: Callable[[Part], None]) -> None:
+        app = await self._app_for(question)
+        start: Message = {}
+
+        async def send(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+            elif message["type"] == "http.response.body":
+                headers = tuple((bytes(key), bytes(value)) for key, value in start.get("headers", ()))
+                put(Part(message.get("body", b""), message.get("more_body", False), start.get("status"), headers))
+                start = {}
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()  # who leaves is told by the request's being given up
+            raise AssertionError
+
+        await app(_scope(question), receive, send)
+
+    def _card(self, name: str) -> dict[str, Any]:
+        parent = None if name == self._names[0] else self._names[0]
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "fettle",
+            "parent": parent,
+            "max_model_len": self._max_model_len,
+        }
+
+    async def _app_for(self, question: Question) -> ASGIApp:
+        """vLLM's app with the request as the model wants it, or the error that the request earns."""
+        wanted, is_chat = question.wanted, question.path == CHAT
+        model = wanted.get("model") or self._names[0]
+        if model in self._names:
+            defaults = self._defaults.get(model, {})
+            return self._passed(wanted, defaults, self._neutral[model] if is_chat else None)
+        known: Collection[str] = self._published.names if self._published is not None else ()
+        meant = parsed(model) if isinstance(model, str) else None
+        if self._published is None or meant is None or meant.name not in known:
+            return _no_model(str(model)[:_TOLD_CHARS], (*self._names, *known))
+        try:
+            resident = await self._published.acquire(meant)
+        except NotPublished as error:
+            return failure(404, str(error), kind=NOT_FOUND, param="model")
+        except NoRoom as error:
+            return failure(503, str(error), kind=UNAVAILABLE, retry_after_s=1)
+        except UserError as error:
+            return failure(400, f"'{model}' is refused here: {error.got}", param="model")
+        except Exception:
+            logger.exception("%s was not loaded", model)
+            return failure(503, f"'{model}' cannot be loaded now", kind=UNAVAILABLE, retry_after_s=1)
+        wanted = wanted | {"model": resident.version.id}
+        passed = self._passed(wanted, resident.defaults, resident.neutral if is_chat else None)
+        return _Held(passed, resident, self._published)
+
+    def _passed(self, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None) -> ASGIApp:
+        """neutral: of a chat; None is a bare completion."""
+        try:
+            wanted = as_learned(wanted, neutral) if neutral is not None else wanted
+            body = json.dumps(_filled(wanted, defaults, neutral is not None)).encode()
+        except RecursionError:
+            return failure(400, "the request's body is nested too deeply")
+        return _WithBody(self._app, body)
+
+
+class _WithBody:
+    """`app`, given a body; what comes after it (the client's leaving) is passed on."""
+
+    def __init__(self, app: ASGIApp, body: bytes) -> None:
+        self.app, self.body = app, body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = False
+
+        async def first_the_body() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+
+        scope["headers"] = [*scope["headers"], (b"content-length", str(len(self.body)).encode())]
+        await self.app(scope, first_the_body, send)
+
+
+class _Held:
+    """`app`, which is answered by a published version: named in the answer's headers, and given back at its end."""
+
+    def __init__(self, app: ASGIApp, resident: Resident, published: Residency) -> None:
+        self.app, self.resident, self.published = app, resident, published
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        version = self.resident.version
+        told = [(b"x-fettle-version", version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *told]}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_named)
+        finally:
+            self.published.release(self.resident)
+
+
+def _scope(question: Question) -> Scope:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": question.path,
+        "raw_path": question.path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"x-request-id", question.id.encode())],
+        "client": None,
+        "server": None,
+        "state": {},
+    }
+
+
+def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], is_chat: bool) -> dict[str, Any]:
+    """The request with the model's own defaults where it says nothing; end tokens are added to the request's."""
+    filled = {key: value for key, value in defaults.items() if key != TEMPLATE or is_chat}
+    ends = filled.pop("stop_token_ids", [])
+    given = wanted.get("stop_token_ids") or []
+    if ends and isinstance(given, list):
+        wanted = wanted | {"stop_token_ids": [*given, *(end for end in ends if end not in given)]}
+    return filled | {key: value for key, value in wanted.items() if value is not None or key not in filled}
+
+
+def _no_model(model: str, names: tuple[str, ...]) -> ASGIApp:
+    available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
+    message = f"no model '{model}'{did_you_mean(model, names)}; available: {available}"
+    return failure(404, message, kind=NOT_FOUND, param="model")

@@ -1,0 +1,95 @@
+"""The ingress's way to the replicas of an engine: another one where one dies, and an end to every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from fettle.errors import FettleError
+from fettle.serving.question import EngineDied, Part, Question
+
+WAIT_S = 10.0
+"""For a replica to take a question; and for another one to take it, when one has died over it."""
+_AGAIN_S = 0.2
+_STATE_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(FettleError):
+    """No replica has answered."""
+
+
+class Engines(Protocol):
+    """What the gate asks."""
+
+    async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
+        """The first part of the answer, and those after it. Raises Unavailable."""
+        ...
+
+    async def cards(self) -> list[dict[str, Any]] | None:
+        """What can be asked for; None while there is no replica."""
+        ...
+
+
+class Replicas:
+    """Over a Serve handle."""
+
+    def __init__(self, handle: Any) -> None:
+        self._streaming, self._plain = handle.options(stream=True), handle
+
+    async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
+        """See Engines. Until the first part is there nothing has reached the client, and the question may be asked
+        again: of another replica, or of the successor."""
+        until = time.monotonic() + WAIT_S
+        while True:
+            parts = self._streaming.answer.remote(question)
+            try:
+                await asyncio.wait_for(anext(parts), max(0.0, until - time.monotonic()))  # TAKEN
+                return await anext(parts), _rest(parts)
+            except TimeoutError:
+                parts.cancel()
+                raise Unavailable(f"no replica was there within {WAIT_S:g} s") from None
+            except asyncio.CancelledError:
+                parts.cancel()
+                raise
+            except (RayError, RayServeException) as error:
+                if not _is_death(error):
+                    raise
+                logger.warning("%s: a replica died (%s); asking another", question.id, type(error).__name__)
+                if time.monotonic() > until:
+                    until = time.monotonic() + WAIT_S
+                await asyncio.sleep(_AGAIN_S)
+
+    async def cards(self) -> list[dict[str, Any]] | None:
+        """See Engines."""
+        answer = self._plain.cards.remote()
+        try:
+            found: list[dict[str, Any]] = await asyncio.wait_for(answer, _STATE_S)
+            return found
+        except (TimeoutError, RayError, RayServeException):
+            with suppress(Exception):
+                answer.cancel()
+            return None
+
+
+async def _rest(parts: Any) -> AsyncIterator[Part]:
+    """The other parts; given up on, the replica gives up too."""
+    try:
+        async for part in parts:
+            yield part
+    except BaseException:
+        parts.cancel()
+        raise
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether it says nothing of the question: the replica, or its engine, is gone."""
+    return not isinstance(error, RayTaskError) or isinstance(error.cause, EngineDied)

@@ -1,0 +1,32 @@
+"""What the ingress asks an engine's replica, and the parts of its answer: plain, picklable."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fettle.errors import FettleError
+
+
+class Question(NamedTuple):
+    """A request that was checked. path: of the route. wanted: its body. id: by which it is found in logs."""
+
+    path: str
+    wanted: dict[str, Any]
+    id: str
+
+
+class Part(NamedTuple):
+    """A piece of an answer. more: another one comes. status and headers: of the first one alone."""
+
+    body: bytes
+    more: bool
+    status: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+TAKEN = Part(b"", True)
+"""Comes before the answer, as soon as a replica has the question: from then on it may take as long as it takes."""
+
+
+class EngineDied(FettleError):
+    """The replica cannot answer, and another one can."""

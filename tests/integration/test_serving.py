@@ -253,7 +253,9 @@ class TestInAGivenRaySession:
                 with pytest.raises(UserError, match="already runs"), serve(tiny, port=free_port()):
                     pass  # and the first has to survive this
                 replica_process().kill()
-                meanwhile = requests.post(f"{endpoint.url}{COMPLETE}", json={"prompt": "x", "max_tokens": 1}, timeout=60)
+                meanwhile = requests.post(
+                    f"{endpoint.url}{COMPLETE}", json={"prompt": "x", "max_tokens": 1}, timeout=60
+                )
                 again = status_once_replaced(endpoint.url)
             with pytest.raises(requests.ConnectionError):
                 requests.get(f"http://127.0.0.1:{port}/ready", timeout=30)

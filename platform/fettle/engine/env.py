@@ -153,6 +153,8 @@ def engine_arguments(model: Path, options: EngineOptions) -> dict[str, Any]:
         broadcast = "gloo" if device() == "cpu" else "nccl"
         arguments["weight_transfer_config"] = {"backend": "file" if options.takes_weights == "file" else broadcast}
     if device() == "gpu":
+        if options.takes_weights == "file":  # the workers are other processes there
+            arguments["worker_extension_cls"] = "fettle.engine.weights.WorkerExtension"
         if options.sleeps:
             arguments["enable_sleep_mode"] = True
         if options.gpu_memory is not None:

@@ -14,7 +14,6 @@ from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt
 
-from fettle.engine import weights
 from fettle.engine.adapters import Adapters, Version, finished
 from fettle.engine.env import EngineOptions, default_threads, device, engine_arguments
 from fettle.engine.sampling import Completion, Sampling
@@ -32,7 +31,7 @@ class Engine:
         if device() == "cpu":  # torch may have been loaded, with its own number of threads, before prepare_process
             torch.set_num_threads(options.threads or default_threads())
         if options.takes_weights:
-            weights.register()
+            import fettle.engine.weights  # noqa: F401  # its backends are known to vLLM from then on
         self._llm = LLM(**engine_arguments(model, options))
         self._has_lora = options.max_loras > 0
         self._sleeps = options.sleeps and device() == "gpu"

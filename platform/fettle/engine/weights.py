@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -19,11 +19,11 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from fettle.engine.channel import join, receive
 
-Init = TypeVar("Init", bound=WeightTransferInitInfo)
-Update = TypeVar("Update", bound=WeightTransferUpdateInfo)
+_Init = TypeVar("_Init", bound=WeightTransferInitInfo)
+_Update = TypeVar("_Update", bound=WeightTransferUpdateInfo)
 
 
-class _LayerByLayer(WeightTransferEngine[Init, Update], Generic[Init, Update]):
+class _LayerByLayer(WeightTransferEngine[_Init, _Update]):
     """A session in which each layer is filled anew."""
 
     def start_weight_update(self) -> None:
@@ -113,16 +113,18 @@ class GlooTransfer(_LayerByLayer[GlooMeeting, Incoming]):
         """Raises ValueError where weights are missing or differ from what was sent, RuntimeError where the learner has
         gone."""
         assert self._group is not None
-        one = update_info
-        self.fill(receive(self._group, one.names, one.dtype_names, one.shapes, one.checksum), "what was received")
+        told = update_info.names, update_info.dtype_names, update_info.shapes, update_info.checksum
+        self.fill(receive(self._group, *told), "what was received")
 
     def shutdown(self) -> None:
         """Leaves the learner."""
         self._group = None
 
 
-def register() -> None:
-    """Makes the backends known to vLLM, in each process that holds a worker."""
-    for name, backend in (("file", FileTransfer), ("gloo", GlooTransfer)):
-        if name not in WeightTransferEngineFactory._registry:
-            WeightTransferEngineFactory.register_engine(name, backend)
+class WorkerExtension:
+    """Makes vLLM import this module in each process that holds a worker, before it looks for a backend."""
+
+
+for _name, _backend in (("file", FileTransfer), ("gloo", GlooTransfer)):
+    if _name not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(_name, _backend)

@@ -52,8 +52,8 @@ class RolloutSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("placement") == "shared":
-            return {"gpu_memory": 0.4} | value
+        if isinstance(value, dict) and value.get("placement") == "shared" and value.get("gpu_memory") is None:
+            return value | {"gpu_memory": 0.4}
         return value
 
 

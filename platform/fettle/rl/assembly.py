@@ -60,7 +60,7 @@ class RlLoop:
         self._latest = latest
         first = read_state(latest[1], self.kl) if latest is not None else 0
         self._gpu = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        if self.job.spec.rollout.placement == "shared" and self.member.cluster.gpus_per_worker:
+        if self._shares_gpus:
             self._resources = resources_shared(self.job, places_of_workers())
         else:
             self._resources = resources_apart(self.job, self.member.cluster)
@@ -104,8 +104,10 @@ class RlLoop:
         if self._latest is not None and is_apart:
             restore_critic(trainer.model, self._latest[1])
         self._iterations.begin(Sync(trainer, self.task, job, self.member.fence))
-        if self.member.rank == 0 and job.adapter.bits is not None:
-            self._start()  # only now: transformers does not load two models at a time
+        if self.member.rank == 0 and self._starts_last:
+            self._start()
+            if self._shares_gpus:
+                self._starting.result()  # it counts the GPU's free memory, which has to stay as it is meanwhile
 
     def end(self, model: Any) -> None:
         """What is left of the model is the policy, as it is published; full weights on the way to it go."""
@@ -123,10 +125,20 @@ class RlLoop:
         if self._pool is not None:
             self._pool.close()
 
+    @property
+    def _shares_gpus(self) -> bool:
+        return bool(self.job.spec.rollout.placement == "shared" and self.member.cluster.gpus_per_worker)
+
+    @property
+    def _starts_last(self) -> bool:
+        """Whether engines start only when the learner is in its place: transformers does not load two models at a time,
+        and on a shared GPU an engine takes what the learner leaves."""
+        return self.job.adapter.bits is not None or self._shares_gpus
+
     def _collects(self) -> Collector:
         job, cluster = self.job, self.member.cluster
         tokenizer = load_tokenizer(job.base, job.chat_template)
-        if job.adapter.bits is None:
+        if not self._starts_last:
             self._start()
 
         def scorer_of(name: str) -> ActorScorer:

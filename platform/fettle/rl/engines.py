@@ -7,13 +7,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fettle.engine import EngineOptions, start_engine
-from fettle.engine.channel import Weights
 from fettle.engine.sampling import Completion, Sampling
 from fettle.errors import FettleError
 from fettle.output import print_into
+
+if TYPE_CHECKING:  # it imports torch, and an engine sets its environment first
+    from fettle.engine.channel import Weights
 
 POLICY = "policy"  # what an adapter is called in the engine
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -15,7 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from fettle.engine import EngineOptions
-from fettle.engine.channel import Channel, Weights, incoming
+from fettle.engine.channel import Channel, incoming, open_channel
 from fettle.engine.sampling import Sampling
 from fettle.errors import FettleError
 from fettle.rl.engines import Answered, Asked, EngineActor, Version
@@ -55,20 +56,20 @@ class RolloutPool:
         self._resources = [{"num_cpus": 0} | one for one in resources]
         self._start_timeout_s, self._sync_timeout_s = start_timeout_s, sync_timeout_s
         self._channels: dict[int, Channel] = {}  # of engines that weights were broadcast to
+        self._incoming: dict[str, Any] = {}  # what engines are told of it
         self._holds: dict[int, tuple[Version, float]] = {}  # what was broadcast, and how far apart it was found
         self._actors: list[Any] = [self._made(number) for number in range(len(resources))]
         self._deaths = 0
         self.processes = [self._started(number) for number in range(len(resources))]
-        self._all("sleep")
+        self._sleep()
 
     @contextmanager
     def awake(self) -> Iterator[RolloutPool]:
-        """The engines hold their GPUs' memory; outside of it they leave it to the learner, where they share GPUs."""
-        self._all("wake")
-        try:
-            yield self
-        finally:
-            self._all("sleep")
+        """The engines hold their GPUs' memory; outside of it they leave it to the learner, where they share GPUs. An
+        error within ends the stage, and the engines with it."""
+        self._wake()
+        yield self
+        self._sleep()
 
     def sync(self, version: Version) -> float:
         """Has all engines take a version; one that died is replaced. Gives the largest difference of any engine's
@@ -78,23 +79,26 @@ class RolloutPool:
         other weights.
         """
         self.version = version
+        self._incoming = incoming(version.weights) if version.weights is not None else {}
         apart = 0.0
-        taken = [self._told(number) for number in range(len(self._actors))]
-        _, late = ray.wait(taken, num_returns=len(taken), timeout=self._sync_timeout_s)
-        if late:
-            numbers = ", ".join(str(taken.index(one)) for one in late)
-            raise FettleError(
-                f"engine {numbers} did not take version {version.number} of the policy within {self._sync_timeout_s:g}"
-                f" s; see {self._logs}"
-            )
-        for number, one in enumerate(taken):
+        taken = {self._have_take(number): number for number in range(len(self._actors))}
+        until = time.monotonic() + self._sync_timeout_s
+        while taken:
+            ready, late = ray.wait(list(taken), num_returns=1, timeout=max(0.0, until - time.monotonic()))
+            if not ready:
+                numbers = [taken[one] for one in late]
+                raise FettleError(
+                    f"engine {', '.join(map(str, numbers))} did not take version {version.number} of the policy within"
+                    f" {self._sync_timeout_s:g} s{self._not_sent(numbers)}; see {self._logs}"
+                )
+            number = taken.pop(ready[0])
             try:
-                apart = max(apart, self._close_enough(number, ray.get(one)))
+                apart = max(apart, self._close_enough(number, ray.get(ready[0])))
             except RayActorError as error:
                 self._replace(number, error)
             except RayTaskError as error:
                 reason = f"engine {number} did not take version {version.number} of the policy: {error.cause}"
-                raise FettleError(reason) from error
+                raise FettleError(f"{reason}{self._not_sent([number])}") from error
         return apart
 
     def answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Answered]:
@@ -146,8 +150,8 @@ class RolloutPool:
         log = self._logs / f"engine-{number}.log"
         return kind.options(**self._resources[number]).remote(self._model, self._options, log)
 
-    def _told(self, number: int) -> Any:
-        """Has an engine take the current version; gives Ray's reference to how far it is then apart."""
+    def _have_take(self, number: int) -> Any:
+        """Begins with an engine's taking the current version; gives Ray's reference to how far it is then apart."""
         actor, version = self._actors[number], self.version
         if version.weights is None:
             return actor.take.remote(version)
@@ -156,22 +160,32 @@ class RolloutPool:
             self._holds[number] = version, apart
             return ray.put(apart)
         if number not in self._channels:
-            ranks = self._options.tensor_parallel
-            host = ray.util.get_node_ip_address()
-            self._channels[number] = Channel(host, ranks, self._sync_timeout_s, self._gpu)
+            host, ranks = ray.util.get_node_ip_address(), self._options.tensor_parallel
+            self._channels[number] = open_channel(host, ranks, self._sync_timeout_s, self._gpu)
         channel = self._channels[number]
-        sent = channel.meeting, incoming(version.weights)
-        # A thread of its own, which nobody waits for: what went wrong is told by the engine, or by its death.
-        Thread(target=_send, args=(channel, version.weights), daemon=True).start()
-        return actor.take.remote(replace(version, weights=None), sent)
+        # A thread that nobody waits for: the engine's answer tells when it has arrived.
+        Thread(target=channel.send, args=(version.weights,), daemon=True).start()
+        return actor.take.remote(replace(version, weights=None), (channel.meeting, self._incoming))
 
-    def _all(self, what: str) -> None:
-        """All engines sleep or wake, where their options have them do so. One that died is found at the next sync."""
-        if not self._options.sleeps:
-            return
-        for number, actor in enumerate(self._actors):
+    def _not_sent(self, numbers: Sequence[int]) -> str:
+        """Why weights did not leave the learner, where that is why engines did not take them."""
+        told = {number: channel.failure for number, channel in self._channels.items() if number in numbers}
+        found = [f"engine {number}'s were not sent ({error})" for number, error in told.items() if error is not None]
+        return f"; {', '.join(found)}" if found else ""
+
+    def _sleep(self) -> None:
+        if self._options.sleeps:
+            self._all([actor.sleep.remote() for actor in self._actors], "sleep")
+
+    def _wake(self) -> None:
+        if self._options.sleeps:
+            self._all([actor.wake.remote() for actor in self._actors], "wake")
+
+    def _all(self, answers: Sequence[Any], what: str) -> None:
+        """Waits for all engines. One that died is found at the next sync."""
+        for number, answer in enumerate(answers):
             try:
-                ray.get(getattr(actor, what).remote(), timeout=self._sync_timeout_s)
+                ray.get(answer, timeout=self._sync_timeout_s)
             except RayActorError:
                 continue
             except (RayTaskError, GetTimeoutError) as error:
@@ -185,7 +199,7 @@ class RolloutPool:
             what = "start"
             process = ray.get(actor.process.remote(), timeout=self._start_timeout_s)
             what = f"take version {self.version.number} of the policy"
-            self._close_enough(number, ray.get(self._told(number), timeout=self._sync_timeout_s))
+            self._close_enough(number, ray.get(self._have_take(number), timeout=self._sync_timeout_s))
         except (RayActorError, RayTaskError, GetTimeoutError) as error:
             reason = getattr(error, "cause", None) or str(error).splitlines()[0]
             log = self._logs / f"engine-{number}.log"
@@ -200,7 +214,7 @@ class RolloutPool:
                 " it does not answer by these weights"
             )
         if self.version.weights is not None:
-            self._holds[number] = self.version, apart
+            self._holds[number] = replace(self.version, weights=None), apart
         return apart
 
     def _replace(self, number: int, error: RayActorError) -> None:
@@ -214,8 +228,3 @@ class RolloutPool:
             self._channels.pop(number).close()
         self._actors[number] = self._made(number)
         self.processes[number] = self._started(number)
-
-
-def _send(channel: Channel, weights: Weights) -> None:
-    with suppress(RuntimeError):  # of an engine that has gone
-        channel.send(weights)

@@ -1,4 +1,4 @@
-"""How the ingress asks replicas that die, are late, or are not there: with a handle whose answers are told beforehand."""
+"""How the ingress asks replicas that die, are late, or are not there, over a handle whose answers are told before."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fettle.cli import data, registry, rl
+from fettle.cli import data, keys, registry, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
 from fettle.cli.evaluate import evaluate_command
@@ -35,6 +35,7 @@ app.command("promote")(registry.promote_command)
 app.command("rollback")(registry.rollback_command)
 app.command("adapters")(registry.adapters_command)
 app.command("chat")(chat_command)
+app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(rl.app, name="rl")
 app.command("demo")(demo_command)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fettle.cli.table import lines_of
+from fettle.errors import UserError
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_name, reference
 
 _Registry = Annotated[
@@ -35,8 +37,16 @@ def promote_command(
     version: Annotated[str, typer.Argument(help="NAME:NUMBER, or NAME@ALIAS; NAME alone is its candidate.")],
     registry: _Registry,
     alias: _Alias = PRODUCTION,
+    percent: Annotated[
+        float | None, typer.Option(help="Only this share of NAME's requests, for the time being: a canary.")
+    ] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Copies of requests, whose answers nobody sees.")] = False,
+    most_errors: Annotated[float, typer.Option(help="Share of errors beyond which the canary is stopped.")] = 0.05,
+    most_slowdown: Annotated[float, typer.Option(help="Times production's 95th percentile, likewise.")] = 3.0,
 ) -> None:
-    """Point an alias at a version: endpoints that hold the old one load the new one first, then switch."""
+    """Point an alias at a version: endpoints that hold the old one load the new one first, then switch. With --percent
+    or --shadow production stays, and the version is tried on some of its requests."""
+    from fettle.registry.canary import Canary
     from fettle.registry.folder import FolderRegistry
 
     wanted = reference(version, "VERSION")
@@ -44,7 +54,21 @@ def promote_command(
         wanted = Reference(wanted.name, CANDIDATE)
     there = FolderRegistry(registry)
     found = there.find(wanted)
+    if percent is not None or shadow:
+        if wanted.alias is None:
+            raise UserError(f"'{version}' has no alias", field="VERSION", expected="NAME@ALIAS", fix="publish --alias")
+        share = 100.0 if percent is None else percent
+        there.set_canary(
+            found.name, Canary(wanted.alias, share, shadow, most_errors=most_errors, most_slowdown=most_slowdown)
+        )
+        what = "copies" if shadow else "answers"
+        typer.echo(
+            f"{found.id} {what} {share:g} % of the requests for {found.name}; fettle rollback {found.name} ends it"
+        )
+        return
     before = there.point(found.name, alias, found.number)
+    if alias == PRODUCTION:
+        there.set_canary(found.name, None)
     was = "" if before in (None, found.number) else f", was {found.name}:{before}"
     typer.echo(f"{found.name}@{alias} is {found.id}{was}")
 
@@ -52,11 +76,15 @@ def promote_command(
 def rollback_command(
     name: Annotated[str, typer.Argument(help="NAME.")], registry: _Registry, alias: _Alias = PRODUCTION
 ) -> None:
-    """Point an alias at what it pointed at before."""
+    """End a canary, where there is one; else point an alias at what it pointed at before."""
     from fettle.registry.folder import FolderRegistry
 
     there = FolderRegistry(registry)
     check_name(name, "NAME")
+    if alias == PRODUCTION and (canary := there.canary(name)) is not None:
+        there.set_canary(name, None)
+        typer.echo(f"{name}@{canary.alias} is asked by its own name only; production is as it was")
+        return
     before = there.aliases(name).get(alias)
     found = there.back(name, alias)
     typer.echo(f"{name}@{alias} is {found.id} again, was {name}:{before}")
@@ -67,16 +95,19 @@ def adapters_command(registry: _Registry) -> None:
     from fettle.registry.folder import FolderRegistry
 
     there = FolderRegistry(registry)
-    rows = [("version", "aliases", "size", "published", "digest")]
+    rows = []
     for name in there.names():
         aliases = there.aliases(name)
         for version in there.versions(name):
             named = ", ".join(sorted(alias for alias, number in aliases.items() if number == version.number))
             size = f"{version.size / 2**20:.1f} MiB"
             rows.append((version.id, named, size, version.published[:16], version.digest[:19]))
-    if len(rows) == 1:
+    if not rows:
         typer.echo(f"nothing is published in {there.root}")
-        return
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in lines_of(("version", "aliases", "size", "published", "digest"), rows):
+        typer.echo(line)
+    for name in there.names():
+        if (canary := there.canary(name)) is not None:
+            what = "copies of " if canary.is_shadow else ""
+            ended = f", stopped: {canary.stopped}" if canary.stopped else ""
+            typer.echo(f"canary: {what}{canary.percent:g} % of {name} to {name}@{canary.alias}{ended}")

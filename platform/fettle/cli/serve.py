@@ -14,13 +14,11 @@ from fettle.errors import Interrupted, UserError
 if TYPE_CHECKING:
     from fettle.serving.app import Endpoint
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def serve_command(
     model: Annotated[str, typer.Argument(help="The bundled `tiny`, the folder of a model or an adapter, or a hub id.")],
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    host: Annotated[str, typer.Option(help="Address to listen on; other machines reach 0.0.0.0.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address; one that other machines reach wants --keys.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="What requests call MODEL; by default its own name.")] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
@@ -34,6 +32,9 @@ def serve_command(
     ] = 32,
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Engines, so that the endpoint outlives one; by default 2 where they fit.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(envvar="FETTLE_KEYS", help="A file of API keys (`fettle keys`); else any is taken.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
     max_model_len: Annotated[
@@ -63,13 +64,12 @@ def serve_command(
                 registry=registry,
                 places=places,
                 replicas=replicas,
+                keys=keys,
                 options=options,
                 say=say,
             ) as endpoint:
                 say("ready")
                 typer.echo(_how_to_use(endpoint))
-                if host not in _LOOPBACK:
-                    typer.echo("note: whoever can reach this address can use it; there are no keys yet")
                 while True:
                     time.sleep(3600)
         except (KeyboardInterrupt, Interrupted):

@@ -14,6 +14,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from fettle.engine.adapters import public_name
 from fettle.engine.concurrent import ConcurrentEngine
+from fettle.engine.fingerprint import fingerprint_each
 
 
 async def openai_app(engine: ConcurrentEngine, model: Path, name: str, *, trust_template: bool = False) -> ASGIApp:
@@ -34,6 +35,9 @@ async def openai_app(engine: ConcurrentEngine, model: Path, name: str, *, trust_
     # On a dead engine vLLM's error handler tells its own server to exit and fails without one; ours exits by itself.
     app.state.server = SimpleNamespace(should_exit=False)
     _name_adapters(app.state.openai_serving_models, engine)
+    for serving in (app.state.openai_serving_chat, app.state.openai_serving_completion):
+        if serving is not None:
+            fingerprint_each(serving)
     return app
 
 

@@ -1,9 +1,9 @@
 """A registry in a folder that its publishers and all replicas see: versions never change, aliases point at them.
 
 ROOT/NAME/versions/N is a version's folder, and ROOT/NAME/versions/N.json says what it is: the version is there once
-that file is. ROOT/NAME/aliases.json is replaced as a whole. Whoever writes holds ROOT/NAME/.lock, which has to hold
-over all machines that publish; readers need no lock. ROOT/.registry tells an empty registry from a folder that is not
-mounted.
+that file is. ROOT/NAME/aliases.json and canary.json are replaced as a whole. Whoever writes holds ROOT/NAME/.lock,
+which has to hold over all machines that publish; readers need no lock. ROOT/.registry tells an empty registry from a
+folder that is not mounted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, replace_text, sync_folder
 from fettle.errors import UserError, did_you_mean
+from fettle.registry.canary import Canary
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
 
 MAX_BYTES = 4 << 30
@@ -142,6 +143,26 @@ class FolderRegistry:
             replace_text(self._aliases_file(name), json.dumps(told, indent=2))
         return self._read(name, told[alias]["now"])
 
+    def canary(self, name: str) -> Canary | None:
+        """What a share of the name's requests goes to. Raises UserError where its file makes no sense."""
+        file = self._canary_file(name)
+        try:
+            return Canary(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"not readable as a canary ({error})", file=file) from error
+
+    def set_canary(self, name: str, canary: Canary | None) -> None:
+        """From now on; None ends it. Raises UserError where its alias points at nothing."""
+        if canary is not None:
+            self.find(Reference(name, canary.alias))
+        with self._locked(name):
+            if canary is None:
+                self._canary_file(name).unlink(missing_ok=True)
+            else:
+                replace_text(self._canary_file(name), json.dumps(asdict(canary), indent=2))
+
     def state(self) -> dict[str, dict[str, Version] | None]:
         """Name to alias to version, of all names: what replicas look at again and again. None for a name whose files
         cannot be read; an alias whose version is gone is left out."""
@@ -219,6 +240,9 @@ class FolderRegistry:
 
     def _aliases_file(self, name: str) -> Path:
         return self.root / name / "aliases.json"
+
+    def _canary_file(self, name: str) -> Path:
+        return self.root / name / "canary.json"
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -12,17 +12,21 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fettle.data.neutral import Neutral
+from fettle.engine.fingerprint import ANSWERED_BY
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.reference import Reference, parsed
 from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
+from fettle.serving.keys import sees
 from fettle.serving.messages import as_learned
 from fettle.serving.question import TAKEN, EngineDied, Part, Question
-from fettle.serving.residency import NoRoom, NotPublished, Residency, Resident
+from fettle.serving.residency import Residency
+from fettle.serving.resident import NoRoom, NotPublished, Resident
 
 logger = logging.getLogger(__name__)
 
 CHAT = "/v1/chat/completions"
 TEMPLATE = "chat_template"
+_FINGERPRINT_CHARS = len("sha256:") + 12
 _TOLD_CHARS, _TOLD_NAMES = 100, 20  # of what was asked for, and of what there is
 
 
@@ -109,13 +113,14 @@ class Answers:
         """vLLM's app with the request as the model wants it, or the error that the request earns."""
         wanted, is_chat = question.wanted, question.path == CHAT
         model = wanted.get("model") or self._names[0]
+        if not isinstance(model, str) or not sees(question.visible, model):
+            return self._no_model(model, question.visible)
         if model in self._names:
             defaults = self._defaults.get(model, {})
             return self._passed(wanted, defaults, self._neutral[model] if is_chat else None)
-        known: Collection[str] = self._published.names if self._published is not None else ()
-        meant = parsed(model) if isinstance(model, str) else None
-        if self._published is None or meant is None or meant.name not in known:
-            return _no_model(str(model)[:_TOLD_CHARS], (*self._names, *known))
+        meant = parsed(model)
+        if self._published is None or meant is None or meant.name not in self._published.names:
+            return self._no_model(model, question.visible)
         try:
             resident = await self._published.acquire(meant)
         except NotPublished as error:
@@ -130,6 +135,14 @@ class Answers:
         wanted = wanted | {"model": resident.version.id}
         passed = self._passed(wanted, resident.defaults, resident.neutral if is_chat else None)
         return _Held(passed, resident, self._published)
+
+    def _no_model(self, model: object, visible: tuple[str, ...] | None) -> ASGIApp:
+        published: Collection[str] = self._published.names if self._published is not None else ()
+        names = [name for name in (*self._names, *published) if sees(visible, name)]
+        told = str(model)[:_TOLD_CHARS]
+        available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
+        message = f"no model '{told}'{did_you_mean(told, names)}; available: {available or 'none'}"
+        return failure(404, message, kind=NOT_FOUND, param="model")
 
     def _passed(self, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None) -> ASGIApp:
         """neutral: of a chat; None is a bare completion."""
@@ -176,9 +189,11 @@ class _Held:
                 message = {**message, "headers": [*message.get("headers", []), *told]}
             await send(message)
 
+        token = ANSWERED_BY.set(f"{version.id}@{version.digest[:_FINGERPRINT_CHARS]}")
         try:
             await self.app(scope, receive, send_named)
         finally:
+            ANSWERED_BY.reset(token)
             self.published.release(self.resident)
 
 
@@ -208,9 +223,3 @@ def _filled(wanted: dict[str, Any], defaults: Mapping[str, Any], is_chat: bool) 
     if ends and isinstance(given, list):
         wanted = wanted | {"stop_token_ids": [*given, *(end for end in ends if end not in given)]}
     return filled | {key: value for key, value in wanted.items() if value is not None or key not in filled}
-
-
-def _no_model(model: str, names: tuple[str, ...]) -> ASGIApp:
-    available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
-    message = f"no model '{model}'{did_you_mean(model, names)}; available: {available}"
-    return failure(404, message, kind=NOT_FOUND, param="model")

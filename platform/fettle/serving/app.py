@@ -22,8 +22,9 @@ from fettle.cluster import available_cpus, available_gpus, ray_session
 from fettle.engine.env import EngineOptions, device
 from fettle.errors import DoesNotFit, FettleError, UserError
 from fettle.serving.ingress import Ingress
+from fettle.serving.keys import KeyFile
 from fettle.serving.logs import log_into, new_log
-from fettle.serving.port import check_port
+from fettle.serving.port import check_open, check_port
 from fettle.serving.replica import Replica
 from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
 
@@ -65,6 +66,7 @@ def serve(
     registry: str | Path | None = None,
     places: int = PLACES,
     replicas: int | None = None,
+    keys: str | Path | None = None,
     options: EngineOptions | None = None,
     log: Path | None = None,
     say: Say = lambda _: None,
@@ -72,7 +74,8 @@ def serve(
     """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
 
     model, name, adapters, registry, places: as for `resolve`. replicas: engines, by default two where the cluster has
-    room for them, else one. options: of the engine. log: file for the noise of Ray
+    room for them, else one. keys: a file of API keys (`fettle keys`); without one any is taken, and `host` has to be
+    this machine alone. options: of the engine. log: file for the noise of Ray
     and vLLM, by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
     On the Ray cluster we are connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the
     block. Raises UserError before anything is started for a model that cannot be served, a port in use, or a cluster
@@ -81,6 +84,7 @@ def serve(
     say(f"checking {model}")
     served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
     fitting = fitted(options or EngineOptions(), served)
+    check_open(host, keys)
     check_port(host, port)
     log = log or new_log()
     log_into(log, "ray", "ray.serve")
@@ -91,7 +95,7 @@ def serve(
         try:
             count = replicas or _default_replicas()
             say(f"loading {f'{count} engines' if count > 1 else 'the engine'} ({', '.join(served.names)})")
-            _deploy(served, fitting, host, port, count, log)
+            _deploy(served, fitting, host, port, count, keys, log)
             endpoint = Endpoint(_url(host, port), served, log, lambda: _stop(is_ours, log))
             try:
                 yield endpoint
@@ -109,17 +113,26 @@ def build(
     adapters: Mapping[str, str | Path] | None = None,
     registry: str | Path | None = None,
     places: int = PLACES,
+    keys: str | Path | None = None,
     options: EngineOptions | None = None,
 ) -> Application:
     """The application for `serve run` and `serve deploy`; a replica counts as started once it is warm."""
     served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
-    return _application(served, fitted(options or EngineOptions(), served), None, {})
+    return _application(served, fitted(options or EngineOptions(), served), keys, None, {})
 
 
-def _application(served: ServedModel, options: EngineOptions, log: str | None, of_model: dict[str, Any]) -> Application:
+def _application(
+    served: ServedModel, options: EngineOptions, keys: str | Path | None, log: str | None, of_model: dict[str, Any]
+) -> Application:
     replica: Any = Replica
     ingress: Any = Ingress
-    bound: Application = ingress.bind(replica.options(**of_model).bind(served, options, log), log)
+    file = None
+    if keys is not None:
+        file = str(Path(keys).expanduser().resolve())
+        KeyFile(file).all()  # raises where it makes no sense
+    bound: Application = ingress.bind(
+        replica.options(**of_model).bind(served, options, log), served.registry, file, log
+    )
     return bound
 
 
@@ -128,7 +141,15 @@ def _default_replicas() -> int:
     return 2 if room >= 2 else 1
 
 
-def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, replicas: int, log: Path) -> None:
+def _deploy(
+    served: ServedModel,
+    options: EngineOptions,
+    host: str,
+    port: int,
+    replicas: int,
+    keys: str | Path | None,
+    log: Path,
+) -> None:
     """Deploys the application; returns when its engines are warm."""
     _wait_for_a_cpu()
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -137,7 +158,7 @@ def _deploy(served: ServedModel, options: EngineOptions, host: str, port: int, r
     log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
     # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
     here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
-    app = _application(served, options, here, {"num_replicas": replicas, "max_constructor_retry_count": 1})
+    app = _application(served, options, keys, here, {"num_replicas": replicas, "max_constructor_retry_count": 1})
     try:
         ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
     except (RuntimeError, ray.exceptions.RayError) as error:

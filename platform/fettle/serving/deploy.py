@@ -28,6 +28,8 @@ class Arguments(BaseModel):
     """A registry's folder, whose published adapters are served too; on a file system that all nodes see."""
     places: int = PLACES
     """Published adapters that a replica holds at a time."""
+    keys: str | None = None
+    """A file of API keys (`fettle keys`); without one everybody who reaches the address is answered."""
     dtype: Dtype = "auto"
     """`auto` is float32 on a CPU (bfloat16 over quantised weights), the weights' own type on a GPU."""
     max_model_len: int | None = None
@@ -55,5 +57,6 @@ def app(args: dict[str, Any]) -> Application:
         adapters=arguments.adapters,
         registry=arguments.registry,
         places=arguments.places,
+        keys=arguments.keys,
         options=options,
     )

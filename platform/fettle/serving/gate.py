@@ -1,22 +1,28 @@
-"""The door of the endpoint: only these routes, whole JSON objects, an answer to everything. Pure ASGI."""
+"""The door of the endpoint: only these routes, only who may, whole JSON objects, an answer to everything. Pure ASGI."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import logging
+import time
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fettle.serving.access import Access, Refused
 from fettle.serving.answers import CHAT, TEMPLATE
+from fettle.serving.dispatch import Dispatch, Outcome
 from fettle.serving.engines import Engines, Unavailable
+from fettle.serving.exchange import Exchange, Given
 from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
-from fettle.serving.question import Part, Question
-
-logger = logging.getLogger(__name__)
+from fettle.serving.keys import Key, sees
+from fettle.serving.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, too_much
+from fettle.serving.metrics import RequestMetrics
+from fettle.serving.question import Question
+from fettle.serving.traffic import Traffic
+from fettle.serving.usage import Usage, with_usage
 
 ROUTES = {
     ("POST", CHAT),
@@ -25,93 +31,97 @@ ROUTES = {
     ("GET", "/health"),
     ("GET", "/ready"),
 }
-MAX_BODY_BYTES = 8 << 20
 _WAIT_S = 5
-_CUT = "the replica that was answering has gone; what came before is all there is"
 
 
 class Gate:
-    """Asks `engines` what it does not answer itself. Any bearer token is taken. Errors have OpenAI's shape: {"error":
-    {"message", "type", "param", "code"}}."""
+    """Asks `engines` what it does not answer itself. Errors have OpenAI's shape: {"error": {"message", "type", "param",
+    "code"}}. /health and /ready want no key. access: without keys any bearer token is taken. traffic: the
+    canaries. metrics: None counts nothing."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(
+        self,
+        engines: Engines,
+        access: Access | None = None,
+        traffic: Traffic | None = None,
+        metrics: RequestMetrics | None = None,
+    ) -> None:
+        self._engines, self._access, self._metrics = engines, access or Access(None), metrics
+        self._dispatch = Dispatch(engines, traffic or Traffic(None))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
         if scope["type"] != "http":
             return None
+        answer = await self._answer(scope, receive)
+        await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
         if (method, path) not in ROUTES:
             known = ", ".join(f"{verb} {route}" for verb, route in sorted(ROUTES))
-            answer: ASGIApp = failure(404, f"{method} {path} is not served here; there is {known}", kind=NOT_FOUND)
-        elif path == "/health":
-            answer = JSONResponse({"status": "alive"})
-        elif path == "/ready":
-            answer = await self._ready()
-        elif path == "/v1/models":
-            answer = await self._models()
-        else:
-            answer = await self._complete(path, receive)
-        await answer(scope, receive, send)
+            return failure(404, f"{method} {path[:200]} is not served here; there is {known}", kind=NOT_FOUND)
+        if path == "/health":
+            return JSONResponse({"status": "alive"})
+        if path == "/ready":
+            return await self._ready()
+        try:
+            key = self._access.known(scope["headers"], "infer")
+            if path == "/v1/models":
+                return await self._models(key)
+            return await self._complete(path, await _wanted(receive), key)
+        except Refused as refused:
+            return refused.response
 
     async def _ready(self) -> JSONResponse:
-        cards = await self._engines.cards()
-        if cards is None:
+        if await self._engines.cards() is None:
             headers = {"Retry-After": str(_WAIT_S)}
             return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
-        return JSONResponse({"status": "ready", "models": [card["id"] for card in cards]})
+        return JSONResponse({"status": "ready"})
 
-    async def _models(self) -> JSONResponse:
+    async def _models(self, key: Key | None) -> JSONResponse:
         cards = await self._engines.cards()
-        return _unavailable() if cards is None else JSONResponse({"object": "list", "data": cards})
-
-    async def _complete(self, path: str, receive: Receive) -> ASGIApp:
-        """The engine's answer to the checked body, or the error that the request earns."""
-        body = await _body(receive)
-        if body is None:
-            return failure(413, f"the request's body is over {MAX_BODY_BYTES} bytes")
-        try:
-            wanted = json.loads(body)
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-            return failure(400, f"the request's body is not valid JSON ({error})")
-        except RecursionError:
-            return failure(400, "the request's body is nested too deeply")
-        if not isinstance(wanted, dict):
-            return failure(400, "the request's body must be a JSON object")
-        extra = wanted.get("chat_template_kwargs")
-        if TEMPLATE in wanted or (isinstance(extra, dict) and TEMPLATE in extra):
-            return failure(400, "the chat template is the model's; a request cannot bring one", param=TEMPLATE)
-        try:
-            head, parts = await self._engines.ask(Question(path, wanted, uuid.uuid4().hex))
-        except Unavailable:
+        if cards is None:
             return _unavailable()
-        return _Given(head, parts)
+        visible = key.models if key is not None else None
+        return JSONResponse({"object": "list", "data": [card for card in cards if sees(visible, card["id"])]})
 
+    async def _complete(self, path: str, wanted: dict[str, Any], key: Key | None) -> ASGIApp:
+        """The engine's answer to the checked body, or the error that the request earns."""
+        self._access.begin(key)
+        wanted, is_usage_wanted = with_usage(wanted)
+        model, usage = wanted.get("model"), Usage(is_usage_wanted)
+        name = model if isinstance(model, str) else ""
+        exchange = Exchange(uuid.uuid4().hex, key.name if key else "", name, usage, self._metrics)
 
-class _Given:
-    """An answer, part by part."""
+        outcome: Outcome = _nobody
 
-    def __init__(self, head: Part, parts: AsyncIterator[Part]) -> None:
-        self.head, self.parts = head, parts
+        def ended(exchange: Exchange) -> None:
+            self._access.end(key, usage.prompt + exchange.completion_tokens)
+            exchange.end()
+            outcome(exchange.status, exchange.whole_s)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = list(self.head.headers)
-        await send({"type": "http.response.start", "status": self.head.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.head.body, "more_body": self.head.more})
-        if not self.head.more:
-            return
         try:
-            async for part in self.parts:
-                await send({"type": "http.response.body", "body": part.body, "more_body": part.more})
-        except Exception:
-            if not any(b"text/event-stream" in value for _, value in headers):
-                raise
-            logger.exception("an answer was cut")
-            told: dict[str, Any] = {"message": _CUT, "type": UNAVAILABLE, "param": None, "code": 503}
-            event = f"data: {json.dumps({'error': told})}\n\n".encode()
-            await send({"type": "http.response.body", "body": event, "more_body": False})
+            question = Question(path, wanted, exchange.id, key.models if key else None)
+            head, parts, outcome = await self._dispatch.ask(question, _user(wanted, key))
+        except BaseException as error:
+            exchange.status = 503 if isinstance(error, Unavailable) else 500
+            ended(exchange)
+            if isinstance(error, Unavailable):
+                return _unavailable()
+            raise
+        return Given(exchange, head, parts, ended)
+
+
+def _nobody(status: int, seconds: float) -> None:
+    """Is told of an answer that never began."""
+
+
+def _user(wanted: dict[str, Any], key: Key | None) -> str | None:
+    """Whoever asks, as far as that is known."""
+    user = wanted.get("user")
+    return user if isinstance(user, str) and user else key.name if key is not None else None
 
 
 def _unavailable() -> JSONResponse:
@@ -119,15 +129,38 @@ def _unavailable() -> JSONResponse:
     return failure(503, why, kind=UNAVAILABLE, retry_after_s=_WAIT_S)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, or None as soon as it is over the limit."""
-    parts, size = [], 0
+async def _wanted(receive: Receive) -> dict[str, Any]:
+    """The request's body. Raises Refused for what is no JSON object, or holds too much."""
+    try:
+        wanted = json.loads(await _body(receive))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise Refused(failure(400, f"the request's body is not valid JSON ({error})")) from None
+    except RecursionError:
+        raise Refused(failure(400, "the request's body is nested too deeply")) from None
+    if not isinstance(wanted, dict):
+        raise Refused(failure(400, "the request's body must be a JSON object"))
+    extra = wanted.get("chat_template_kwargs")
+    if TEMPLATE in wanted or (isinstance(extra, dict) and TEMPLATE in extra):
+        why = "the chat template is the model's; a request cannot bring one"
+        raise Refused(failure(400, why, param=TEMPLATE))
+    if (found := too_much(wanted)) is not None:
+        raise Refused(failure(400, found[1], param=found[0]))
+    return wanted
+
+
+async def _body(receive: Receive) -> bytes:
+    """The whole body. Raises Refused as soon as it is over the limit, and where it does not come."""
+    parts, size, until = [], 0, time.monotonic() + BODY_TIMEOUT_S
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            why = f"the request's body had not come within {BODY_TIMEOUT_S:g} s"
+            raise Refused(failure(408, why, kind="RequestTimeoutError")) from None
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
-            return None
+            raise Refused(failure(413, f"the request's body is over {MAX_BODY_BYTES} bytes"))
         if not message.get("more_body", False):
             return b"".join(parts)
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from fettle.output import print_into
+from fettle.registry.folder import FolderRegistry
+from fettle.serving.access import Access
 from fettle.serving.engines import Replicas
 from fettle.serving.gate import Gate
+from fettle.serving.keys import KeyFile
+from fettle.serving.logs import log_requests
+from fettle.serving.metrics import RequestMetrics
+from fettle.serving.traffic import Traffic
 
 _MAX_ONGOING = 10_000
+_REFRESH_S = 0.5
 
 
 @serve.deployment(
@@ -23,12 +33,24 @@ _MAX_ONGOING = 10_000
 )
 @serve.ingress()
 class Ingress:
-    """model: the engine's deployment. log: file for everything this process prints."""
+    """model: the engine's deployment. registry: of which names may have canaries. keys: the file of those that are
+    taken; without one everybody is. log: file for everything this process prints; beside it is `*.access.jsonl`, with a
+    line for each request."""
 
-    def __init__(self, model: DeploymentHandle, log: str | None) -> None:
+    def __init__(self, model: DeploymentHandle, registry: Path | None, keys: str | None, log: str | None) -> None:
         if log is not None:
             print_into(log)
-        self._gate = Gate(Replicas(model))
+        log_requests(log)
+        access = Access(KeyFile(keys) if keys is not None else None)
+        self._traffic = Traffic(FolderRegistry(registry) if registry is not None else None)
+        self._gate = Gate(Replicas(model), access, self._traffic, RequestMetrics())
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
+        self._refreshing = asyncio.create_task(self._refresh())
         return self._gate
+
+    async def _refresh(self) -> None:
+        while True:
+            await self._traffic.refresh()
+            await asyncio.sleep(_REFRESH_S)

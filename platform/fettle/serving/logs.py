@@ -27,3 +27,17 @@ def log_into(file: Path, *names: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
+
+
+def access_file(log: Path) -> Path:
+    """Where requests are logged, beside the noise of an endpoint."""
+    return log.with_suffix(".access.jsonl")
+
+
+def log_requests(log: str | None) -> None:
+    """Has each request logged as one line of JSON: into `access_file`, or printed where there is no log."""
+    handler = logging.FileHandler(access_file(Path(log))) if log is not None else logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("fettle.access")
+    logger.handlers[:], logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)

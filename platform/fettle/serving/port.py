@@ -7,6 +7,7 @@ import socket
 
 from fettle.errors import UserError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOKED_AT = 100
 
 
@@ -30,6 +31,17 @@ def check_port(host: str, port: int) -> None:
     raise UserError(
         f"cannot listen on {host} ({problem.strerror or problem})", field="host", expected="an address of this machine"
     )
+
+
+def check_open(host: str, keys: object | None) -> None:
+    """Raises UserError where everybody could ask: an address that other machines reach, without keys."""
+    if keys is None and host not in LOOPBACK:
+        raise UserError(
+            f"an endpoint on {host} without keys answers whoever reaches it",
+            field="host",
+            expected=f"one of {', '.join(LOOPBACK)}, or keys",
+            fix="make a key with `fettle keys create NAME --keys FILE`, and serve with --keys FILE",
+        )
 
 
 def _bind(host: str, port: int) -> OSError | None:

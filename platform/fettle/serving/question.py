@@ -8,11 +8,13 @@ from fettle.errors import FettleError
 
 
 class Question(NamedTuple):
-    """A request that was checked. path: of the route. wanted: its body. id: by which it is found in logs."""
+    """A request that was checked. path: of the route. wanted: its body. id: by which it is found in logs. visible:
+    patterns of the names that it may know of; None is all."""
 
     path: str
     wanted: dict[str, Any]
     id: str
+    visible: tuple[str, ...] | None = None
 
 
 class Part(NamedTuple):

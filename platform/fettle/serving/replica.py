@@ -19,6 +19,7 @@ from fettle.models.base import load_tokenizer
 from fettle.output import print_into
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.answers import Answers
+from fettle.serving.metrics import AdapterMetrics
 from fettle.serving.question import Part, Question
 from fettle.serving.residency import Residency
 from fettle.serving.resolve import ServedAdapter, ServedModel, admitted
@@ -143,7 +144,9 @@ async def _published(served: ServedModel, options: EngineOptions, engine: Any) -
     def neutral(template: str | None) -> Neutral:
         return neutral_of(load_tokenizer(served.folder, template))
 
-    published = Residency(FolderRegistry(served.registry), engine.adapters, admit, neutral, most=served.places)
+    published = Residency(
+        FolderRegistry(served.registry), engine.adapters, admit, neutral, most=served.places, metrics=AdapterMetrics()
+    )
     await _caught_up(published)
     await published.settled()
     return published

@@ -14,20 +14,21 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fettle.artifact import digest_folder
 from fettle.data.neutral import Neutral
-from fettle.errors import FettleError, UserError
+from fettle.errors import UserError
 from fettle.registry.folder import FolderRegistry, Version
 from fettle.registry.reference import Reference
 from fettle.serving.copies import own_folder
+from fettle.serving.resident import NoRoom, NotPublished, Resident
 from fettle.serving.resolve import ServedAdapter
 
 if TYPE_CHECKING:  # it imports vLLM, which the driver has no use for
     from fettle.engine.adapters import Adapters
+    from fettle.serving.metrics import AdapterMetrics
 
 # vLLM reads an adapter's files again where it has put it aside, and the whole engine dies where they are gone.
 _FILES_STAY_S = 60.0
@@ -42,32 +43,18 @@ NeutralOf = Callable[[str | None], Neutral]
 logger = logging.getLogger(__name__)
 
 
-class NotPublished(FettleError):
-    """A name that means nothing here."""
-
-
-class NoRoom(FettleError):
-    """All places are taken by versions that answer requests."""
-
-
-@dataclass(eq=False)
-class Resident:
-    """A version that the engine holds. folder: the replica's own copy of its files. running: requests on it. used: when
-    one last began or ended, on the monotonic clock."""
-
-    version: Version
-    folder: Path
-    defaults: dict[str, Any]
-    neutral: Neutral
-    running: int = 0
-    used: float = 0.0
-
-
 class Residency:
     """Of one replica, on its event loop. most: versions that are held at a time."""
 
     def __init__(
-        self, registry: FolderRegistry, adapters: Adapters, admit: Admit, neutral_of: NeutralOf, *, most: int
+        self,
+        registry: FolderRegistry,
+        adapters: Adapters,
+        admit: Admit,
+        neutral_of: NeutralOf,
+        *,
+        most: int,
+        metrics: AdapterMetrics | None = None,
     ) -> None:
         self._registry, self._adapters, self._admit, self._neutral_of = registry, adapters, admit, neutral_of
         self._most, self._folder = most, own_folder("fettle-adapters-")
@@ -80,6 +67,7 @@ class Residency:
         self._refused: dict[tuple[str, str], tuple[str, float]] = {}  # by id and digest: why, and until when
         self._left: deque[tuple[float, Path]] = deque()
         self._said: set[str] = set()
+        self._metrics = metrics
 
     @property
     def means(self) -> dict[str, dict[str, int]]:
@@ -197,7 +185,7 @@ class Residency:
         return self._held[version.id]
 
     async def _load(self, version: Version) -> None:
-        folder = self._place_for(version)
+        folder, began, outcome = self._place_for(version), time.monotonic(), "failed"
         try:
             served, neutral = await asyncio.to_thread(self._copied, version, folder)
             await self._take_place(version.id)
@@ -207,12 +195,17 @@ class Residency:
                 self._refuse(version, error.got, time.monotonic() + _ENGINE_AGAIN_S)
                 raise
             self._held[version.id] = Resident(version, folder, served.defaults, neutral, used=time.monotonic())
-        except BaseException:
+            outcome = "loaded"
+        except BaseException as error:
+            outcome = "refused" if isinstance(error, UserError) else "failed"
             await asyncio.to_thread(shutil.rmtree, folder, True)
             raise
         finally:
             self._coming.discard(version.id)
             del self._loading[version.id]
+            if self._metrics is not None:
+                self._metrics.loaded(version.name, outcome, time.monotonic() - began)
+                self._metrics.held(len(self._held))
 
     async def _looked_at(self, version: Version) -> None:
         self._raise_refused(version)
@@ -267,6 +260,9 @@ class Residency:
                 await self._adapters.remove(one.version.id)
             finally:
                 self._left.append((time.monotonic(), one.folder))
+                if self._metrics is not None:
+                    self._metrics.dropped(one.version.name)
+                    self._metrics.held(len(self._held))
 
     async def _tidy(self) -> None:
         """Drops versions that an alias has left and nobody uses any more, and files that nobody reads any more."""

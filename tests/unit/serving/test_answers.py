@@ -19,7 +19,7 @@ from fettle.registry.folder import Version
 from fettle.registry.reference import Reference
 from fettle.serving.answers import CHAT, Answers
 from fettle.serving.question import TAKEN, EngineDied, Part, Question
-from fettle.serving.residency import NoRoom, NotPublished, Resident
+from fettle.serving.resident import NoRoom, NotPublished, Resident
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ from remembered import caught_up, ids
 from fettle.errors import UserError
 from fettle.registry.reference import reference
 from fettle.serving import residency
-from fettle.serving.residency import NotPublished
+from fettle.serving.resident import NotPublished
 
 
 def test_a_name_means_its_new_version_once_that_is_loaded(resident, publish, registry, engine) -> None:

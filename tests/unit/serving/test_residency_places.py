@@ -12,7 +12,7 @@ from remembered import caught_up, ids
 
 from fettle.registry.reference import reference
 from fettle.serving.copies import own_folder
-from fettle.serving.residency import NoRoom, NotPublished
+from fettle.serving.resident import NoRoom, NotPublished
 
 
 def test_thousands_of_unknown_names_leave_nothing_behind(resident, publish) -> None:

@@ -31,7 +31,8 @@ def test_anything_else_is_refused(given: list[str]) -> None:
     ("words", "reason"),
     [
         (["/nowhere"], "no model"),
-        (["tiny", "--host", "203.0.113.1"], "cannot listen on"),
+        (["tiny", "--host", "203.0.113.1"], "an endpoint on 203.0.113.1 without keys answers whoever reaches it"),
+        (["tiny", "--host", "203.0.113.1", "--keys", "no-keys.json"], "cannot listen on"),
         (["tiny", "--port", "0"], "is no port"),
         (["tiny", "--max-model-len", "100000"], "is more than the model's"),
         (["tiny", "--dtype", "float"], "unknown dtype 'float'"),

@@ -1,0 +1,32 @@
+"""A version that an engine holds, and why there may be none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fettle.data.neutral import Neutral
+from fettle.errors import FettleError
+from fettle.registry.folder import Version
+
+
+class NotPublished(FettleError):
+    """A name that means nothing here."""
+
+
+class NoRoom(FettleError):
+    """All places are taken by versions that answer requests."""
+
+
+@dataclass(eq=False)
+class Resident:
+    """A version that the engine holds. folder: the replica's own copy of its files. running: requests on it. used: when
+    one last began or ended, on the monotonic clock."""
+
+    version: Version
+    folder: Path
+    defaults: dict[str, Any]
+    neutral: Neutral
+    running: int = 0
+    used: float = 0.0

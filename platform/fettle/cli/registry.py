@@ -90,16 +90,31 @@ def rollback_command(
     typer.echo(f"{name}@{alias} is {found.id} again, was {name}:{before}")
 
 
+def pin_command(
+    name: Annotated[str, typer.Argument(help="NAME.")],
+    registry: _Registry,
+    off: Annotated[bool, typer.Option("--off", help="Let it go again.")] = False,
+) -> None:
+    """Have endpoints load NAME's versions first, and never push them out for others."""
+    from fettle.registry.folder import FolderRegistry
+
+    check_name(name, "NAME")
+    FolderRegistry(registry).pin(name, not off)
+    typer.echo(f"{name} {'makes room for others again' if off else 'stays loaded'}")
+
+
 def adapters_command(registry: _Registry) -> None:
     """List what is published: versions, and which aliases point at them."""
     from fettle.registry.folder import FolderRegistry
 
     there = FolderRegistry(registry)
-    rows = []
+    rows, pinned = [], there.pinned()
     for name in there.names():
         aliases = there.aliases(name)
         for version in there.versions(name):
             named = ", ".join(sorted(alias for alias, number in aliases.items() if number == version.number))
+            if named and name in pinned:
+                named += " (pinned)"
             size = f"{version.size / 2**20:.1f} MiB"
             rows.append((version.id, named, size, version.published[:16], version.digest[:19]))
     if not rows:

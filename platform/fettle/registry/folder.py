@@ -27,6 +27,7 @@ from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_al
 
 MAX_BYTES = 4 << 30
 _MARK = ".registry"
+_PIN = ".pinned"
 _MOST_BEFORE = 20  # versions that an alias can go back to
 # Code, or what may hide some; everything else of an adapter is text.
 _TAKEN = {".json", ".safetensors", ".jinja", ".txt", ".model"}
@@ -162,6 +163,20 @@ class FolderRegistry:
                 self._canary_file(name).unlink(missing_ok=True)
             else:
                 replace_text(self._canary_file(name), json.dumps(asdict(canary), indent=2))
+
+    def pinned(self) -> set[str]:
+        """Names that endpoints load first and never let go of."""
+        return {file.parent.name for file in self.root.glob(f"*/{_PIN}")}
+
+    def pin(self, name: str, is_pinned: bool) -> None:
+        """Raises UserError for an unknown name."""
+        if not self._numbers(name):
+            self.find(Reference(name))
+        with self._locked(name):
+            if is_pinned:
+                (self.root / name / _PIN).touch()
+            else:
+                (self.root / name / _PIN).unlink(missing_ok=True)
 
     def state(self) -> dict[str, dict[str, Version] | None]:
         """Name to alias to version, of all names: what replicas look at again and again. None for a name whose files

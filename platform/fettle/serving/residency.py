@@ -68,6 +68,7 @@ class Residency:
         self._left: deque[tuple[float, Path]] = deque()
         self._said: set[str] = set()
         self._metrics = metrics
+        self._pinned: set[str] = set()
 
     @property
     def means(self) -> dict[str, dict[str, int]]:
@@ -86,12 +87,13 @@ class Residency:
         those are loaded (see `settled`); a version that is refused changes nothing. Raises OSError where the registry
         is not there any more."""
         state = await asyncio.to_thread(self._registry.state)
+        self._pinned = await asyncio.to_thread(self._registry.pinned)
         if not state and self._means and not self._registry.is_there:
             raise OSError(f"there is no registry in {self._registry.root} any more")
         for name in {*self._state, *self._means} - set(state):
             self._state.pop(name, None)
             self._means.pop(name, None)
-        for name, aliases in state.items():
+        for name, aliases in sorted(state.items(), key=lambda one: one[0] not in self._pinned):
             if aliases is None:
                 self._say_once(f"the files of '{name}' in the registry cannot be read; it means what it meant")
                 continue
@@ -100,7 +102,8 @@ class Residency:
             for alias in set(mine) - set(aliases):
                 del mine[alias]
             for alias, version in aliases.items():
-                if mine.get(alias) != version and (name, alias) not in self._moving:
+                lacks = name in self._pinned and not self._is_held(version) and self._has_room
+                if (mine.get(alias) != version or lacks) and (name, alias) not in self._moving:
                     self._move(name, alias, version)
         await self._tidy()
 
@@ -158,7 +161,7 @@ class Residency:
         it is only looked at."""
         try:
             is_in_use = any(one.version.name == name for one in self._held.values())
-            if is_in_use or len(self._held) + len(self._coming) < self._most:
+            if is_in_use or name in self._pinned or len(self._held) + len(self._coming) < self._most:
                 await self._ensured(version)
             else:
                 await self._looked_at(version)
@@ -243,15 +246,26 @@ class Residency:
         out = [self._held[id]] if id in self._held else []
         if out and out[0].running:
             raise NoRoom(f"{id} was published anew, and the one before still answers")
-        idle = sorted((one for one in self._held.values() if not one.running and one not in out), key=_last_used)
+        idle = [one for one in self._idle if one not in out]
         missing = len(self._held) - len(out) + len(self._coming) + 1 - self._most
         if missing > len(idle):
-            raise NoRoom(f"all {self._most} places for adapters are taken by running requests")
+            raise NoRoom(f"all {self._most} places for adapters are taken by running requests and pinned adapters")
         out += idle[: max(0, missing)]
         for one in out:
             del self._held[one.version.id]
         self._coming.add(id)
         await self._drop(out)
+
+    @property
+    def _idle(self) -> list[Resident]:
+        """What may make room, the one first that has not been asked for for the longest time."""
+        pinned = {version.id for name in self._pinned for version in self._means.get(name, {}).values()}
+        may = (one for id, one in self._held.items() if not one.running and id not in pinned)
+        return sorted(may, key=lambda one: one.used)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._held) + len(self._coming) < self._most or bool(self._idle)
 
     async def _drop(self, out: Iterable[Resident]) -> None:
         """Has the engine forget versions that are not held any more."""
@@ -283,7 +297,3 @@ class Residency:
         if what not in self._said and len(self._said) < 1000:
             self._said.add(what)
             logger.error(what)
-
-
-def _last_used(one: Resident) -> float:
-    return one.used

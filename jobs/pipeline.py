@@ -10,21 +10,13 @@ folder goes when the job does.
 import sys
 from pathlib import Path
 
+from command import KEPT, fettle, with_out
+
 
 def arguments(given: list[str]) -> list[str]:
     """The words for `fettle` of those after the script's name; the recipe comes first."""
-    if not given or any(word == "--out" or word.startswith("--out=") for word in given):
-        return ["run", *given]
-    return ["run", *given, "--out", str(Path.home() / "fettle" / "runs" / Path(given[0]).stem)]
+    return ["run", *(with_out(given, KEPT / "runs" / Path(given[0]).stem) if given else [])]
 
 
 if __name__ == "__main__":
-    try:
-        from fettle.cli.main import main
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"jobs/pipeline.py: {sys.executable} on this node cannot import {error.name}\n"
-            "  fix: start Ray there with fettle's environment active (PATH=.venv/bin:$PATH ray start …)"
-        )
-    sys.argv[1:] = arguments(sys.argv[1:])
-    main()
+    fettle(arguments(sys.argv[1:]))

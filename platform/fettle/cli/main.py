@@ -10,6 +10,7 @@ from fettle.cli import data, keys, registry, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.demo import demo_command
 from fettle.cli.evaluate import evaluate_command
+from fettle.cli.generate import generate_command
 from fettle.cli.merge import merge_command
 from fettle.cli.quantize import quantize_command
 from fettle.cli.run import run_command
@@ -29,6 +30,7 @@ app.command("submit")(submit_command)
 app.command("merge")(merge_command)
 app.command("quantize")(quantize_command)
 app.command("eval")(evaluate_command)
+app.command("generate")(generate_command)
 app.command("serve")(serve_command)
 app.command("publish")(registry.publish_command)
 app.command("promote")(registry.promote_command)

@@ -46,18 +46,19 @@ class Engine:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         adapter: str | Sequence[str | None] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
         """`sampling.num_samples` completions for each prompt (text, or token ids), in the prompts' order.
 
-        adapter: a loaded name for all prompts, or one entry a prompt; None is the base. seeds: of each prompt's own
-        generator, in place of `sampling.seed` for all.
+        sampling: of all prompts, or one entry a prompt. adapter: a loaded name for all prompts, or one entry a prompt;
+        None is the base. seeds: of each prompt's own generator, in place of `sampling.seed`.
         Raises UserError for an unknown adapter or a prompt that leaves no room for a completion.
         """
-        each: Sequence[int | None] = seeds if seeds is not None else [sampling.seed] * len(prompts)
-        params = [_params(sampling, seed) for seed in each]
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
+        drawn: Sequence[int | None] = seeds if seeds is not None else [one.seed for one in each]
+        params = [_params(one, seed) for one, seed in zip(each, drawn, strict=True)]
         return [[_completion(one) for one in answer.outputs] for answer in self._run(prompts, params, adapter)]
 
     def score(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,13 @@ def checksum_of(file: Path) -> int:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, and the seed of what is drawn for it."""
+    """A prompt, and the seed of what is drawn for it. adapter: one that the engine holds beside the policy, and that
+    answers in its place. end_ids: tokens that end its completions beside those of the sampling."""
 
     prompt_ids: tuple[int, ...]
     seed: int
+    adapter: str | None = None
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,11 @@ class Answered:
 class EngineActor:
     """Lives in a process of its own; made by the pool. Ray runs one call of it after the other."""
 
-    def __init__(self, model: Path, options: EngineOptions, log: Path) -> None:
+    def __init__(self, model: Path, options: EngineOptions, log: Path, adapters: Mapping[str, Path]) -> None:
         print_into(log)
         self._engine = start_engine(model, options)
+        for name, folder in adapters.items():
+            self._engine.add_adapter(name, folder)
         self._version: Version | None = Version()  # None: it may hold parts of several
         self._probed = 0.0
 
@@ -126,10 +131,11 @@ class EngineActor:
         version = self._version
         if version is None:
             raise FettleError("it holds no whole version of the policy, since it did not take the last one")
+        policy = POLICY if version.is_adapter else None
         found = self._engine.generate(
             [one.prompt_ids for one in asked],
-            sampling,
-            POLICY if version.is_adapter else None,
+            [replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *one.end_ids)) for one in asked],
+            [one.adapter or policy for one in asked],
             seeds=[one.seed for one in asked],
         )
         return [Answered(tuple(completions), version.number) for completions in found]

@@ -62,15 +62,23 @@ def split_prompts(
 
 
 def prompts_in(source: OpenSource, tokenizer: PreTrainedTokenizerBase) -> Iterator[Prompt]:
-    """A source's records as prompts; a conversation, a prompt with its answer and a preference are one without answers.
-
-    Raises UserError (file, line) for a record that is none, unless the source says to leave bad ones out.
-    """
-    coder, complain = Coder(tokenizer), complaint_of(source.spec)
-    records = (prompt for record in read_source(source, complain) if (prompt := _prompt_of(record, complain)))
+    """A source's records as prompts; see `asking`."""
+    coder, records = Coder(tokenizer), asking(source)
     while batch := list(islice(records, _RECORDS_AT_ONCE)):
         for record, (ids, _) in zip(batch, coder.code(batch), strict=True):
             yield Prompt(record, ids.astype(np.int32))
+
+
+def asking(source: OpenSource) -> Iterator[Record]:
+    """A source's records of kind `prompt`; a conversation, a prompt with its answer and a preference are one without
+    answers.
+
+    Raises UserError (file, line) for a record that is none, unless the source says to leave bad ones out.
+    """
+    complain = complaint_of(source.spec)
+    for record in read_source(source, complain):
+        if (prompt := _prompt_of(record, complain)) is not None:
+            yield prompt
 
 
 def draw_seed(seed: int, *place: int | str) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,7 +34,8 @@ class RolloutPool:
     start_timeout_s: for an engine to be there; sync_timeout_s: for all of them to take a version;
     answer_timeout_s: for one of them to answer. most_apart: nats by
     which an engine's log-probabilities may differ from a version's probe. logs: a folder. gpu: index of this
-    process's, which weights are broadcast from.
+    process's, which weights are broadcast from. adapters: name to folder of those that every engine holds beside the
+    policy.
 
     Raises FettleError where an engine does not start.
     """
@@ -49,8 +52,10 @@ class RolloutPool:
         answer_timeout_s: float = 3600,
         most_apart: float = math.inf,
         gpu: int = 0,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self.version = Version()
+        self._adapters = dict(adapters or {})
         self._most_apart, self._answer_timeout_s, self._gpu = most_apart, answer_timeout_s, gpu
         self._model, self._options, self._logs = model, options, logs
         self._resources = [{"num_cpus": 0} | one for one in resources]
@@ -107,9 +112,16 @@ class RolloutPool:
 
         Raises FettleError where engines die one after the other, or with the engine's own reason.
         """
-        found: dict[int, Answered] = {}
+        found = dict(chain.from_iterable(self.answers(asked, sampling)))
+        return [found[place] for place in range(len(asked))]
+
+    def answers(
+        self, asked: Sequence[Asked], sampling: Sampling, most: int = sys.maxsize
+    ) -> Iterator[list[tuple[int, Answered]]]:
+        """As `answer`, each with its prompt's place: those that come at once, as they come. most: prompts that an
+        engine is asked at once."""
         batches = _BATCHES_AN_ENGINE * len(self._actors) if len(self._actors) > 1 else 1
-        size = max(1, -(-len(asked) // batches))
+        size = max(1, min(most, -(-len(asked) // batches)))
         left = deque(range(first, min(first + size, len(asked))) for first in range(0, len(asked), size))
         idle = list(range(len(self._actors)))
         under_way: dict[Any, tuple[int, range]] = {}
@@ -127,15 +139,16 @@ class RolloutPool:
             (done,) = ready
             number, places = under_way.pop(done)
             try:
-                found |= zip(places, ray.get(done), strict=True)
+                found = list(zip(places, ray.get(done), strict=True))
                 self._deaths = 0
             except RayActorError as error:
                 self._replace(number, error)
                 left.appendleft(places)
+                found = []
             except RayTaskError as error:
                 raise FettleError(f"engine {number} could not answer: {error.cause}") from error
             idle.append(number)
-        return [found[place] for place in range(len(asked))]
+            yield found
 
     def close(self) -> None:
         """Ends all engines."""
@@ -148,7 +161,7 @@ class RolloutPool:
     def _made(self, number: int) -> Any:
         kind: Any = ray.remote(EngineActor)
         log = self._logs / f"engine-{number}.log"
-        return kind.options(**self._resources[number]).remote(self._model, self._options, log)
+        return kind.options(**self._resources[number]).remote(self._model, self._options, log, self._adapters)
 
     def _have_take(self, number: int) -> Any:
         """Begins with an engine's taking the current version; gives Ray's reference to how far it is then apart."""

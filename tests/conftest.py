@@ -24,7 +24,8 @@ _ENGINES = (
         "test_rollouts",
         "test_run",
     ),
-    *("test_rl_faults", "test_rl_stage", "test_rl_workers", "test_serving", "test_serving_client", "test_submit"),
+    *("test_rl_faults", "test_rl_stage", "test_rl_workers"),
+    *("test_serving", "test_serving_client", "test_serving_heads", "test_submit"),
 )
 
 

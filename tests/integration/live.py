@@ -34,12 +34,13 @@ class Live:
     url: str
     printed: list[str] = field(default_factory=list)
     polled: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
 
     def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, timeout=30)
+        return requests.get(self.url + path, timeout=30, headers=self.headers)
 
     def post(self, path: str, body: dict[str, Any], **more: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=120, **more)
+        return requests.post(self.url + path, json=body, timeout=120, headers=self.headers, **more)
 
     def stopped_by(self, number: signal.Signals) -> tuple[int, list[str]]:
         """Exit code, and the names of processes it started that are still there once it has ended."""

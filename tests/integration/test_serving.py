@@ -1,6 +1,6 @@
 """`fettle serve` from outside: its routes, its answers against transformers and PEFT, its end.
 
-Three engine starts in all: an adapter over its base, the same adapter merged, and a replica in a given Ray session.
+Two engine starts: an adapter over its base, and a replica in a given Ray session.
 """
 
 from __future__ import annotations
@@ -225,22 +225,6 @@ class TestAdapterOverItsBase:
 
     def test_sigterm_ends_it_and_every_process_it_started(self, at: Live) -> None:
         assert at.stopped_by(signal.SIGTERM) == (0, [])
-
-
-class TestMergedAdapter:
-    @pytest.fixture(scope="class")
-    def at(self, loras: dict[str, Path]) -> Iterator[Live]:
-        with live(str(loras["polite-merged"]), "--name", "polite") as running:
-            yield running
-
-    def test_it_answers_as_the_adapter_over_its_base(self, at: Live, reference: Any) -> None:
-        distances = [farthest(greedy(at, "polite", prompt), reference(prompt, "polite", COUNT)) for prompt in PROMPTS]
-
-        assert max(distances) < TOLERANCE
-
-    def test_sigint_ends_it_and_every_process_it_started(self, at: Live) -> None:
-        """Though it was started with SIGINT ignored, as a script's background job is."""
-        assert at.stopped_by(signal.SIGINT) == (0, [])
 
 
 @pytest.mark.skipif("RAY_ADDRESS" in os.environ, reason="needs a Ray cluster of its own")

@@ -13,7 +13,7 @@ import yaml
 from fettle.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(file for file in (ROOT / "recipes").glob("*.yaml") if not file.name.startswith("serve-"))
 FROM_THE_HUB = ("gsm8k-grpo.yaml", "rlhf-ppo.yaml")
 # In parts, so that this file does not name them either.
 REGISTRIES = ("py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org")

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from fettle.cli.table import lines_of
-from fettle.errors import UserError
-from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_name, reference
+from fettle.registry.reference import CANDIDATE, PRODUCTION, check_name
 
 _Registry = Annotated[
     Path, typer.Option(envvar="FETTLE_REGISTRY", help="The registry's folder, as `fettle serve --registry` has it.")
@@ -46,31 +45,20 @@ def promote_command(
 ) -> None:
     """Point an alias at a version: endpoints that hold the old one load the new one first, then switch. With --percent
     or --shadow production stays, and the version is tried on some of its requests."""
-    from fettle.registry.canary import Canary
     from fettle.registry.folder import FolderRegistry
+    from fettle.registry.moves import begin_canary, meant, promote
 
-    wanted = reference(version, "VERSION")
-    if "@" not in version and wanted.number is None:
-        wanted = Reference(wanted.name, CANDIDATE)
-    there = FolderRegistry(registry)
-    found = there.find(wanted)
+    there, wanted = FolderRegistry(registry), meant(version)
     if percent is not None or shadow:
-        if wanted.alias is None:
-            raise UserError(f"'{version}' has no alias", field="VERSION", expected="NAME@ALIAS", fix="publish --alias")
-        share = 100.0 if percent is None else percent
-        there.set_canary(
-            found.name, Canary(wanted.alias, share, shadow, most_errors=most_errors, most_slowdown=most_slowdown)
-        )
-        what = "copies" if shadow else "answers"
-        typer.echo(
-            f"{found.id} {what} {share:g} % of the requests for {found.name}; fettle rollback {found.name} ends it"
-        )
+        share: dict[str, object] = {"percent": 100.0 if percent is None else percent, "is_shadow": shadow}
+        moved = begin_canary(there, wanted, share | {"most_errors": most_errors, "most_slowdown": most_slowdown})
+        name, what = moved.version.name, "copies" if shadow else "answers"
+        typer.echo(f"{moved.version.id} {what} {share['percent']:g} % of the requests for {name}")
+        typer.echo(f"fettle rollback {name} ends that; fettle promote {name}@{moved.alias} gives it all of them")
         return
-    before = there.point(found.name, alias, found.number)
-    if alias == PRODUCTION:
-        there.set_canary(found.name, None)
-    was = "" if before in (None, found.number) else f", was {found.name}:{before}"
-    typer.echo(f"{found.name}@{alias} is {found.id}{was}")
+    moved = promote(there, wanted, alias)
+    was = "" if moved.before is None else f", was {moved.version.name}:{moved.before}"
+    typer.echo(f"{moved.version.name}@{alias} is {moved.version.id}{was}")
 
 
 def rollback_command(
@@ -78,16 +66,13 @@ def rollback_command(
 ) -> None:
     """End a canary, where there is one; else point an alias at what it pointed at before."""
     from fettle.registry.folder import FolderRegistry
+    from fettle.registry.moves import roll_back
 
-    there = FolderRegistry(registry)
-    check_name(name, "NAME")
-    if alias == PRODUCTION and (canary := there.canary(name)) is not None:
-        there.set_canary(name, None)
-        typer.echo(f"{name}@{canary.alias} is asked by its own name only; production is as it was")
+    moved = roll_back(FolderRegistry(registry), name, alias)
+    if moved.canary is not None:
+        typer.echo(f"{name}@{moved.canary.alias} is asked by its own name only; production is as it was")
         return
-    before = there.aliases(name).get(alias)
-    found = there.back(name, alias)
-    typer.echo(f"{name}@{alias} is {found.id} again, was {name}:{before}")
+    typer.echo(f"{name}@{alias} is {moved.version.id} again, was {name}:{moved.before}")
 
 
 def pin_command(

@@ -33,6 +33,9 @@ def serve_command(
     replicas: Annotated[
         int | None, typer.Option(min=1, help="Engines, so that the endpoint outlives one; by default 2 where they fit.")
     ] = None,
+    tool_parser: Annotated[
+        str | None, typer.Option(help="How the model calls tools, by vLLM's name: hermes, llama3_json, mistral, …")
+    ] = None,
     keys: Annotated[
         Path | None, typer.Option(envvar="FETTLE_KEYS", help="A file of API keys (`fettle keys`); else any is taken.")
     ] = None,
@@ -41,7 +44,8 @@ def serve_command(
         int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
     ] = None,
 ) -> None:
-    """Serve a model over HTTP, in OpenAI's format, on Ray Serve and vLLM."""
+    """Serve a model over HTTP, in OpenAI's format, on Ray Serve: with vLLM, or what does not write text by itself
+    (classifiers, reward models, encoders) and encoder-decoder models with transformers."""
     from fettle.engine.env import EngineOptions
     from fettle.signals import interruptible
 
@@ -64,6 +68,7 @@ def serve_command(
                 registry=registry,
                 places=places,
                 replicas=replicas,
+                tool_parser=tool_parser,
                 keys=keys,
                 options=options,
                 say=say,
@@ -94,13 +99,7 @@ def adapters_of(given: list[str]) -> dict[str, Path]:
 
 
 def _how_to_use(endpoint: Endpoint) -> str:
-    body: dict[str, object] = {"model": endpoint.served.primary}
-    if endpoint.served.chats:
-        route = "/v1/chat/completions"
-        body |= {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}
-    else:
-        route = "/v1/completions"
-        body |= {"prompt": "Once upon a time", "max_tokens": 64}
+    route, body = endpoint.served.example
     return (
         f"\n  {endpoint.url}/v1   models: {', '.join(endpoint.names)}\n\n"
         f"  curl -s {endpoint.url}{route} -H 'Content-Type: application/json' \\\n    -d '{json.dumps(body)}'\n\n"

@@ -116,6 +116,18 @@ def collate_parts(
     return batch | {"part_of": part_of, "ends": ends}
 
 
+def scored_at(batch: dict[str, torch.Tensor], pad_id: int) -> torch.Tensor:
+    """`ends` [N, 2] of what `collate_parts` gives, each moved back over tokens that are `pad_id`, at most to the first
+    of its text."""
+    ends = batch["ends"].clone()
+    for end in ends:
+        row, column = end.tolist()
+        while batch["input_ids"][row, column] == pad_id and batch["position_ids"][row, column] > 0:
+            column -= 1
+        end[1] = column
+    return ends
+
+
 def in_rows(
     examples: Sequence[Encoded], *, max_length: int, packing: bool, pad_id: int
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, int, int]]]:

@@ -102,6 +102,17 @@ class Coder:
         )
 
 
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids at which generation stops: the end-of-turn token of the chat template, and the end of text."""
+    template = template_of(tokenizer)
+    found = []
+    if template is not None and template.end_of_turn:
+        found += tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"][:1]
+    if tokenizer.eos_token_id is not None:
+        found.append(tokenizer.eos_token_id)
+    return tuple(dict.fromkeys(int(token) for token in found))
+
+
 def _mask(encoding: Encoding, spans: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Which tokens hold a character of the spans; bool [tokens]."""
     mask = np.zeros(len(encoding), dtype=bool)

@@ -17,15 +17,20 @@ from fettle.engine.concurrent import ConcurrentEngine
 from fettle.engine.fingerprint import fingerprint_each
 
 
-async def openai_app(engine: ConcurrentEngine, model: Path, name: str, *, trust_template: bool = False) -> ASGIApp:
+async def openai_app(
+    engine: ConcurrentEngine, model: Path, name: str, *, trust_template: bool = False, tool_parser: str | None = None
+) -> ASGIApp:
     """vLLM's routes over `engine`; the base is called `name`, each adapter by its own name, as they are at the time of
     the request.
 
-    trust_template: take a chat template from a request's body. Whoever sets it has to keep users from sending one.
-    The app has many more routes than we serve, loading adapters from any path among them: never expose it bare.
+    tool_parser: vLLM's reader of the model's own way to call tools; without one a request can only name the tool to
+    call. trust_template: take a chat template from a request's body. Whoever sets it has to keep users from sending
+    one. The app has many more routes than we serve, loading adapters from any path among them: never expose it bare.
     """
     words = ["--model", str(model), "--served-model-name", name, "--disable-fastapi-docs", "--disable-log-stats"]
     words += ["--chat-template-content-format", "string"]  # as in training, whatever the template can take
+    if tool_parser is not None:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", tool_parser]
     if trust_template:
         words.append("--trust-request-chat-template")
     arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(words)

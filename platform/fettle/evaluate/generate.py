@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fettle.models.adapters import resume
-from fettle.models.base import dtype_of, load_weights
 from fettle.models.generate import generate, like_lengths
 
 _BATCH_TOKENS = 1 << 13  # of prompts and answers, with their padding
@@ -24,17 +20,6 @@ class Answer:
 
     text: str
     is_ended: bool
-
-
-def load_speaker(base: Path, adapter: Path | None) -> Any:
-    """The language model in `base`, under an adapter where there is one, in evaluation: in float32 on a CPU; where
-    there is a GPU, on it, in the type its weights lie in."""
-    has_gpu = torch.cuda.is_available()
-    model: Any = load_weights(base, dtype_of(base) if has_gpu else torch.float32)
-    model.generation_config = GenerationConfig()  # whatever its own one says is not to fill ours up
-    if adapter is not None:
-        model = resume(model, adapter)
-    return model.to("cuda" if has_gpu else "cpu").eval()
 
 
 def cut_prompt(ids: np.ndarray, longest: int, *, is_seq2seq: bool) -> np.ndarray:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from fettle.models.adapters import resume
+from fettle.models.base import dtype_of, load_weights
+
+
+def load_speaker(base: Path, adapter: Path | None, dtype: torch.dtype | None = None) -> Any:
+    """The language model in `base`, under an adapter where there is one, in evaluation: in float32 on a CPU; where
+    there is a GPU, on it, in the type its weights lie in; or in `dtype`."""
+    has_gpu = torch.cuda.is_available()
+    model: Any = load_weights(base, dtype or (dtype_of(base) if has_gpu else torch.float32))
+    model.generation_config = GenerationConfig()  # whatever its own one says is not to fill ours up
+    if adapter is not None:
+        model = resume(model, adapter)
+    return model.to("cuda" if has_gpu else "cpu").eval()
 
 
 @torch.no_grad()
@@ -19,9 +34,10 @@ def generate(
     pad_id: int,
     max_new_tokens: int,
     processors: Sequence[LogitsProcessor] = (),
+    stopping: Sequence[StoppingCriteria] = (),
 ) -> list[tuple[list[int], bool]]:
     """(the answer's token ids without the one that ends it, whether the model ended it by itself) of each prompt, int
-    [T]. Greedy, after the `processors`.
+    [T]. Greedy, after the `processors`. stopping: what else ends an answer.
 
     Prompts of unlike lengths are padded: on the left, where the answer goes on from them, but for an encoder. What the
     model's own generation_config says fills up what is not said here.
@@ -45,6 +61,7 @@ def generate(
         attention_mask=mask.to(model.device),
         generation_config=settings,
         logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList(stopping),
     )
     return [_without_end(said, end_ids) for said in made[:, 1 if is_seq2seq else width :].tolist()]
 

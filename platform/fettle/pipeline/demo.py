@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fettle.cluster import ray_session
-from fettle.data.coder import Coder
+from fettle.data.coder import Coder, end_ids
 from fettle.data.record import Message, Prompt, Record
 from fettle.errors import FettleError, UserError
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.console import duration, quiet
-from fettle.pipeline.prepare import end_ids
 from fettle.pipeline.runner import run
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
@@ -80,7 +79,8 @@ def _tell(console: Console, what: str, figures: Mapping[str, float | None], unit
 def _answers_before(questions: Sequence[str]) -> list[str]:
     """What the base says, by transformers: the endpoint has the trained model alone."""
     # Here, because training needs none of it: 5 s of imports.
-    from fettle.evaluate.generate import answers, load_speaker
+    from fettle.evaluate.generate import answers
+    from fettle.models.generate import load_speaker
 
     tokenizer = load_tokenizer(BUNDLED["tiny"])
     turns = [Prompt((Message("user", question),)) for question in questions]

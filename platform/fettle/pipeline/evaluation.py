@@ -12,7 +12,7 @@ from typing import Any
 
 from fettle.artifact import is_artifact, library_versions, read_artifact, replace_text
 from fettle.data.asked import as_prompt
-from fettle.data.coder import Coder
+from fettle.data.coder import Coder, end_ids
 from fettle.data.record import Record
 from fettle.data.sources import OpenSource, open_source, read_source
 from fettle.errors import UserError
@@ -20,7 +20,6 @@ from fettle.models.base import load_tokenizer, positions_of
 from fettle.models.family import family_of
 from fettle.pipeline.origin import Origin
 from fettle.pipeline.planned import Planned, hash_of
-from fettle.pipeline.prepare import end_ids
 from fettle.recipe import Recipe
 from fettle.recipe.evaluate import EvaluateSpec
 from fettle.recipe.kinds import YIELDS_MODEL
@@ -91,8 +90,9 @@ def evaluate(
     Prompts are rendered as in training. Raises UserError where the model writes no text, or has no room for it.
     """
     # Here, because the driver of a run that is not evaluated needs none of them.
-    from fettle.evaluate.generate import answers, cut_prompt, load_speaker
+    from fettle.evaluate.generate import answers, cut_prompt
     from fettle.evaluate.metrics import scored
+    from fettle.models.generate import load_speaker
 
     check_speaks(origin, **where)
     longest = longest_prompt(origin.root, spec, **where)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fettle.artifact import read_artifact
+from fettle.data.coder import end_ids
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
 from fettle.models.family import family_of
@@ -14,7 +15,6 @@ from fettle.models.merge import Combination, write_merged
 from fettle.pipeline.console import quiet
 from fettle.pipeline.merging import check_mergeable, fingerprint_of, resolved
 from fettle.pipeline.origin import folder_origin
-from fettle.pipeline.prepare import end_ids
 from fettle.plan.preflight import check_disk
 from fettle.recipe.merge import MergeStage
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fettle.data.chat import check_template, rendering_of, template_of
+from fettle.data.chat import check_template, rendering_of
 from fettle.data.check import inspect_stage
+from fettle.data.coder import end_ids
 from fettle.data.line_index import check_indexable
 from fettle.data.report import DataReport
 from fettle.data.skipped import SKIPPED, SkippedRecords
@@ -154,17 +155,6 @@ def _labels(recipe: Recipe, spec: TrainingStage, found: DataReport) -> tuple[str
     if len(spec.labels or seen) < 2:
         raise UserError(f"the only label is '{seen[0]}': there is nothing to tell apart", **where)
     return spec.labels or tuple(seen)
-
-
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Token ids at which generation stops: the end-of-turn token of the chat template, and the end of text."""
-    template = template_of(tokenizer)
-    found = []
-    if template is not None and template.end_of_turn:
-        found += tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"][:1]
-    if tokenizer.eos_token_id is not None:
-        found.append(tokenizer.eos_token_id)
-    return tuple(dict.fromkeys(int(token) for token in found))
 
 
 def _notes(stage: PlannedStage, tokens: Sequence[tuple[Path, ...]], heldout: tuple[Path, ...]) -> list[str]:

@@ -13,7 +13,7 @@ _SOURCES = ("stage", "function", "builtin", "url")
 _KEYS: dict[str, dict[str, Any]] = {
     "stage": {},
     "function": {},
-    "url": {"timeout_s": 30.0, "tries": 3},
+    "url": {"timeout_s": 30.0, "tries": 3, "key_env": None},
     "exact_number": {"column": "answer"},
     "regex": {"pattern": None},
     "format": {"tags": ("think", "answer")},
@@ -63,6 +63,8 @@ class RewardSpec(Spec):
     """url: seconds after which a try has failed; 30 by default."""
     tries: int | None = Field(None, ge=1)
     """url: how often to ask before the run stops; 3 by default."""
+    key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """url: the environment variable that holds a key, which is sent as a bearer token."""
 
     @property
     def source(self) -> str:

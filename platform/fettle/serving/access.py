@@ -12,7 +12,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from starlette.responses import JSONResponse
 
-from fettle.serving.failures import failure
+from fettle.serving.failures import DENIED, failure
 from fettle.serving.keys import Key, KeyFile, Scope
 
 _REQUESTS, _TOKENS = "requests", "tokens"
@@ -47,7 +47,7 @@ class Access:
             raise Refused(_unknown("the key is not known here" if told else wants))
         if not key.may(scope):
             why = f"the key '{key.name}' may not {scope}; its scopes are {', '.join(key.scopes)}"
-            raise Refused(failure(403, why, kind="PermissionDeniedError"))
+            raise Refused(failure(403, why, kind=DENIED))
         return key
 
     def begin(self, key: Key | None) -> None:

@@ -13,21 +13,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fettle.data.neutral import Neutral
 from fettle.engine.fingerprint import ANSWERED_BY
-from fettle.errors import UserError, did_you_mean
+from fettle.errors import UserError
 from fettle.registry.reference import Reference, parsed
-from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
+from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure, no_model
 from fettle.serving.keys import sees
 from fettle.serving.messages import as_learned
 from fettle.serving.question import TAKEN, EngineDied, Part, Question
 from fettle.serving.residency import Residency
 from fettle.serving.resident import NoRoom, NotPublished, Resident
+from fettle.serving.tasks import CHAT, elsewhere
 
 logger = logging.getLogger(__name__)
 
-CHAT = "/v1/chat/completions"
 TEMPLATE = "chat_template"
 _FINGERPRINT_CHARS = len("sha256:") + 12
-_TOLD_CHARS, _TOLD_NAMES = 100, 20  # of what was asked for, and of what there is
 
 
 class Answers:
@@ -111,6 +110,8 @@ class Answers:
 
     async def _app_for(self, question: Question) -> ASGIApp:
         """vLLM's app with the request as the model wants it, or the error that the request earns."""
+        if (refusal := elsewhere("write", question.path)) is not None:
+            return refusal
         wanted, is_chat = question.wanted, question.path == CHAT
         model = wanted.get("model") or self._names[0]
         if not isinstance(model, str) or not sees(question.visible, model):
@@ -138,11 +139,7 @@ class Answers:
 
     def _no_model(self, model: object, visible: tuple[str, ...] | None) -> ASGIApp:
         published: Collection[str] = self._published.names if self._published is not None else ()
-        names = [name for name in (*self._names, *published) if sees(visible, name)]
-        told = str(model)[:_TOLD_CHARS]
-        available = ", ".join(names[:_TOLD_NAMES]) + (", …" if len(names) > _TOLD_NAMES else "")
-        message = f"no model '{told}'{did_you_mean(told, names)}; available: {available or 'none'}"
-        return failure(404, message, kind=NOT_FOUND, param="model")
+        return no_model(model, [name for name in (*self._names, *published) if sees(visible, name)])
 
     def _passed(self, wanted: dict[str, Any], defaults: Mapping[str, Any], neutral: Neutral | None) -> ASGIApp:
         """neutral: of a chat; None is a bare completion."""

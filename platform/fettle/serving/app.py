@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,14 @@ from ray.serve.schema import LoggingConfig
 from fettle.cluster import available_cpus, available_gpus, ray_session
 from fettle.engine.env import EngineOptions, device
 from fettle.errors import DoesNotFit, FettleError, UserError
+from fettle.serving.head_replica import HeadReplica
 from fettle.serving.ingress import Ingress
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import log_into, new_log
 from fettle.serving.port import check_open, check_port
 from fettle.serving.replica import Replica
 from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
+from fettle.serving.served_head import ServedHead, resolve_head
 
 APP = "fettle"
 _FREE_CPU_TIMEOUT_S = 20
@@ -34,6 +36,7 @@ _STOP_TIMEOUT_S = 20
 _CPUS_OF_A_REPLICA = 2  # its engine and what feeds it: two replicas where there are twice as many
 
 Say = Callable[[str], None]
+Served = ServedModel | ServedHead
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Endpoint:
     """A live endpoint: url without a trailing slash, the names it answers to, and the file of the libraries' noise."""
 
     url: str
-    served: ServedModel
+    served: Served
     log: Path
     _stop: Callable[[], None] = field(repr=False, default=lambda: None)
 
@@ -66,6 +69,7 @@ def serve(
     registry: str | Path | None = None,
     places: int = PLACES,
     replicas: int | None = None,
+    tool_parser: str | None = None,
     keys: str | Path | None = None,
     options: EngineOptions | None = None,
     log: Path | None = None,
@@ -73,17 +77,17 @@ def serve(
 ) -> Iterator[Endpoint]:
     """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
 
-    model, name, adapters, registry, places: as for `resolve`. replicas: engines, by default two where the cluster has
-    room for them, else one. keys: a file of API keys (`fettle keys`); without one any is taken, and `host` has to be
-    this machine alone. options: of the engine. log: file for the noise of Ray
-    and vLLM, by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each.
-    On the Ray cluster we are connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the
-    block. Raises UserError before anything is started for a model that cannot be served, a port in use, or a cluster
-    where Ray Serve already runs; FettleError, naming the log, if the engine does not start.
+    model, name, adapters, registry, places, tool_parser: as for `resolve`, and `resolve_head`. replicas: engines, by
+    default two where the cluster has room for them, else one. keys: a file of API keys (`fettle keys`); without one any
+    is taken, and `host` has to be this machine alone. options: of the engine. log: file for the noise of Ray and vLLM,
+    by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each. On the Ray cluster we are
+    connected to, else the one RAY_ADDRESS names, else one of our own, which ends with the block. Raises UserError
+    before anything is started for a model that cannot be served, a port in use, or a cluster where Ray Serve already
+    runs; FettleError, naming the log, if the engine does not start.
     """
     say(f"checking {model}")
-    served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
-    fitting = fitted(options or EngineOptions(), served)
+    told: dict[str, Any] = {"name": name, "adapters": adapters, "registry": registry, "tool_parser": tool_parser}
+    served, fitting = resolved(model, options, places=places, **told)
     check_open(host, keys)
     check_port(host, port)
     log = log or new_log()
@@ -106,34 +110,41 @@ def serve(
                 _stop(is_ours, log)
 
 
-def build(
-    model: str | Path,
-    *,
-    name: str | None = None,
-    adapters: Mapping[str, str | Path] | None = None,
-    registry: str | Path | None = None,
-    places: int = PLACES,
-    keys: str | Path | None = None,
-    options: EngineOptions | None = None,
-) -> Application:
-    """The application for `serve run` and `serve deploy`; a replica counts as started once it is warm."""
-    served = resolve(model, name=name, adapters=adapters, registry=registry, places=places)
-    return _application(served, fitted(options or EngineOptions(), served), keys, None, {})
+def resolved(
+    model: str | Path, options: EngineOptions | None, *, places: int, **told: Any
+) -> tuple[Served, EngineOptions]:
+    """What is served, and the options with what it needs. told: as for `resolve`."""
+    options = options or EngineOptions()
+    if (head := resolve_head(model, options, **told)) is not None:
+        return head, options
+    served = resolve(model, places=places, **told)
+    return served, fitted(options, served)
 
 
-def _application(
-    served: ServedModel, options: EngineOptions, keys: str | Path | None, log: str | None, of_model: dict[str, Any]
+def application(
+    models: Sequence[tuple[Served, EngineOptions]],
+    keys: str | Path | None,
+    log: str | None = None,
+    **of_model: Any,
 ) -> Application:
-    replica: Any = Replica
+    """One ingress before the engines of each model. of_model: Ray Serve's options of their deployments, which are
+    called `model`, and where there are several `model-NAME`."""
     ingress: Any = Ingress
     file = None
     if keys is not None:
         file = str(Path(keys).expanduser().resolve())
         KeyFile(file).all()  # raises where it makes no sense
-    bound: Application = ingress.bind(
-        replica.options(**of_model).bind(served, options, log), served.registry, file, log
-    )
-    return bound
+    names = [name for served, _ in models for name in served.names]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"two models are called {sorted(twice)[0]}", field="name", fix="give one of them another name")
+    bound = []
+    for served, options in models:
+        kind: Any = Replica if isinstance(served, ServedModel) else HeadReplica
+        called = {"name": "model" if len(models) == 1 else f"model-{re.sub('[^A-Za-z0-9_-]', '-', served.names[0])}"}
+        registry = served.registry if isinstance(served, ServedModel) else None
+        bound.append((kind.options(**called, **of_model).bind(served, options, log), served.names, registry))
+    made: Application = ingress.bind(bound, file, log)
+    return made
 
 
 def _default_replicas() -> int:
@@ -142,7 +153,7 @@ def _default_replicas() -> int:
 
 
 def _deploy(
-    served: ServedModel,
+    served: Served,
     options: EngineOptions,
     host: str,
     port: int,
@@ -158,7 +169,7 @@ def _deploy(
     log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
     # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
     here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
-    app = _application(served, options, keys, here, {"num_replicas": replicas, "max_constructor_retry_count": 1})
+    app = application([(served, options)], keys, here, num_replicas=replicas, max_constructor_retry_count=1)
     try:
         ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
     except (RuntimeError, ray.exceptions.RayError) as error:

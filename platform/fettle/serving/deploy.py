@@ -1,4 +1,4 @@
-"""What Ray Serve builds from `serve/config.yaml`: one model and adapters over it."""
+"""What Ray Serve builds from `serve/config.yaml`: one model or several, and adapters over them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ray.serve import Application
 
 from fettle.engine.env import Dtype, EngineOptions
 from fettle.errors import UserError, did_you_mean
-from fettle.serving.app import build
+from fettle.serving.app import Served, application, resolved
 from fettle.serving.resolve import PLACES
 
 
-class Arguments(BaseModel):
-    """The `args` of serve/config.yaml, or the `key=value` words of `serve run`."""
+class ModelArguments(BaseModel):
+    """One base model, with an engine of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,12 +28,24 @@ class Arguments(BaseModel):
     """A registry's folder, whose published adapters are served too; on a file system that all nodes see."""
     places: int = PLACES
     """Published adapters that a replica holds at a time."""
-    keys: str | None = None
-    """A file of API keys (`fettle keys`); without one everybody who reaches the address is answered."""
+    tool_parser: str | None = None
+    """How the model calls tools, by vLLM's name (hermes, llama3_json, mistral, …); without it requests name the
+    tool."""
     dtype: Dtype = "auto"
     """`auto` is float32 on a CPU (bfloat16 over quantised weights), the weights' own type on a GPU."""
     max_model_len: int | None = None
     """Tokens of prompt and answer together; by default the model's positions."""
+
+
+class Arguments(ModelArguments):
+    """The `args` of serve/config.yaml, or the `key=value` words of `serve run`: the keys of one model, or `models`."""
+
+    model: str | None = None  # type: ignore[assignment]
+    """See ModelArguments."""
+    models: tuple[ModelArguments, ...] = ()
+    """Several, each with these keys and names of its own; their engines' deployments are called model-NAME."""
+    keys: str | None = None
+    """A file of API keys (`fettle keys`); without one everybody who reaches the address is answered."""
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -50,13 +62,30 @@ def app(args: dict[str, Any]) -> Application:
         raise UserError(
             f"{first['msg']}{near}", field=f"args.{name}", expected=", ".join(Arguments.model_fields)
         ) from None
-    options = EngineOptions(dtype=arguments.dtype, max_model_len=arguments.max_model_len)
-    return build(
-        arguments.model,
-        name=arguments.name,
-        adapters=arguments.adapters,
-        registry=arguments.registry,
-        places=arguments.places,
-        keys=arguments.keys,
-        options=options,
+    return application([_resolved(one) for one in _models(arguments)], arguments.keys)
+
+
+def _models(arguments: Arguments) -> tuple[ModelArguments, ...]:
+    """Raises UserError for none, for one beside several, and for several with one name or one registry."""
+    if arguments.model is not None and not arguments.models:
+        return (arguments,)
+    if not arguments.models or arguments.model is not None:
+        raise UserError("this key is missing", field="args.model", expected="model, or models, and not both")
+    registries = [one.registry for one in arguments.models if one.registry is not None]
+    if len(set(registries)) < len(registries):
+        raise UserError(
+            "two models have one registry", field="args.models", fix="give each the registry of adapters over it"
+        )
+    return arguments.models
+
+
+def _resolved(one: ModelArguments) -> tuple[Served, EngineOptions]:
+    return resolved(
+        one.model,
+        EngineOptions(dtype=one.dtype, max_model_len=one.max_model_len),
+        name=one.name,
+        adapters=one.adapters,
+        registry=one.registry,
+        places=one.places,
+        tool_parser=one.tool_parser,
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from fettle.serving.failures import UNAVAILABLE
@@ -27,12 +28,13 @@ Ended = Callable[["Exchange"], None]
 
 
 class Exchange:
-    """key: its name, empty where there are none. model: as it was asked for. Once it has ended: status, version, and
-    seconds until the answer began (first_s) and had ended (whole_s)."""
+    """id: as the answer's x-request-id, which Ray Serve's proxy gives. key: its name, empty where there are none.
+    model: as it was asked for. Once it has ended: status, version, and seconds until the answer began (first_s) and had
+    ended (whole_s)."""
 
-    def __init__(self, id: str, key: str, model: str, usage: Usage, metrics: RequestMetrics | None) -> None:
-        self.id, self.key, self.model, self.usage = id, key, model, usage
-        self._metrics = metrics
+    def __init__(self, id: str, metrics: RequestMetrics | None) -> None:
+        self.id, self._metrics = id, metrics
+        self.key, self.model, self.usage = "", "", Usage(True)
         self._began = time.monotonic()
         self.status, self.version = _CLIENT_LEFT, ""
         self.first_s: float | None = None
@@ -45,10 +47,21 @@ class Exchange:
         """As the answer told, else the events of its stream."""
         return self.usage.completion or self.usage.pieces
 
+    @property
+    def tokens(self) -> int:
+        """Read and written."""
+        return self.usage.prompt + self.completion_tokens
+
+    def refused(self, response: JSONResponse) -> JSONResponse:
+        """The end of one that no engine was asked, and what its caller is told."""
+        self.status = response.status_code
+        self.end()
+        return response
+
     async def give(self, head: Part, parts: AsyncIterator[Part], send: Send) -> None:
         """The answer to the caller."""
         self.first_s = time.monotonic() - self._began
-        headers = [*head.headers, (b"x-request-id", self.id.encode())]
+        headers = list(head.headers)
         self.version = next((value.decode() for name, value in headers if name == VERSION), "")
         is_stream = any(name == b"content-type" and b"text/event-stream" in value for name, value in headers)
         body = self.usage.read(head.body, is_stream)
@@ -72,7 +85,8 @@ class Exchange:
     def end(self) -> None:
         """Counts and logs it; of what was said there is nothing in the log."""
         self.whole_s = time.monotonic() - self._began
-        is_known = self.status not in (404, _CLIENT_LEFT) or self.version
+        # Names are the caller's own words until an engine has answered to one.
+        is_known = self.status == 200 or bool(self.version)
         model = self.model if is_known else UNKNOWN
         if self._metrics is not None:
             tags = {"model": model, "version": self.version, "key": self.key}

@@ -6,38 +6,45 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fettle.registry.folder import FolderRegistry
+from fettle.serving import admin, tasks
 from fettle.serving.access import Access, Refused
-from fettle.serving.answers import CHAT, TEMPLATE
+from fettle.serving.answers import TEMPLATE
 from fettle.serving.dispatch import Dispatch, Outcome
 from fettle.serving.engines import Engines, Unavailable
 from fettle.serving.exchange import Exchange, Given
-from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
+from fettle.serving.failures import DENIED, NOT_FOUND, UNAVAILABLE, failure
 from fettle.serving.keys import Key, sees
 from fettle.serving.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, too_much
 from fettle.serving.metrics import RequestMetrics
 from fettle.serving.question import Question
 from fettle.serving.traffic import Traffic
-from fettle.serving.usage import Usage, with_usage
+from fettle.serving.usage import with_usage
 
 ROUTES = {
-    ("POST", CHAT),
-    ("POST", "/v1/completions"),
+    *(("POST", route) for routes in tasks.ROUTES.values() for route in routes),
+    *admin.ROUTES,
     ("GET", "/v1/models"),
     ("GET", "/health"),
     ("GET", "/ready"),
 }
 _WAIT_S = 5
+_REQUEST_ID, _MOST_ID_CHARS = b"x-request-id", 128
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class Gate:
     """Asks `engines` what it does not answer itself. Errors have OpenAI's shape: {"error": {"message", "type", "param",
     "code"}}. /health and /ready want no key. access: without keys any bearer token is taken. traffic: the
-    canaries. metrics: None counts nothing."""
+    canaries. metrics: None counts nothing. registries: which
+    keys may change."""
 
     def __init__(
         self,
@@ -45,9 +52,11 @@ class Gate:
         access: Access | None = None,
         traffic: Traffic | None = None,
         metrics: RequestMetrics | None = None,
+        registries: Sequence[FolderRegistry] = (),
     ) -> None:
+        self._registries = registries
         self._engines, self._access, self._metrics = engines, access or Access(None), metrics
-        self._dispatch = Dispatch(engines, traffic or Traffic(None))
+        self._dispatch = Dispatch(engines, traffic or Traffic([]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -66,13 +75,14 @@ class Gate:
             return JSONResponse({"status": "alive"})
         if path == "/ready":
             return await self._ready()
-        try:
-            key = self._access.known(scope["headers"], "infer")
-            if path == "/v1/models":
-                return await self._models(key)
-            return await self._complete(path, await _wanted(receive), key)
-        except Refused as refused:
-            return refused.response
+        if path == "/v1/models":
+            try:
+                return await self._models(self._access.known(scope["headers"], "infer"))
+            except Refused as refused:
+                return refused.response
+        if (method, path) in admin.ROUTES:
+            return await self._administer(path, scope["headers"], receive)
+        return await self._complete(path, scope["headers"], receive)
 
     async def _ready(self) -> JSONResponse:
         if await self._engines.cards() is None:
@@ -87,29 +97,49 @@ class Gate:
         visible = key.models if key is not None else None
         return JSONResponse({"object": "list", "data": [card for card in cards if sees(visible, card["id"])]})
 
-    async def _complete(self, path: str, wanted: dict[str, Any], key: Key | None) -> ASGIApp:
-        """The engine's answer to the checked body, or the error that the request earns."""
-        self._access.begin(key)
-        wanted, is_usage_wanted = with_usage(wanted)
-        model, usage = wanted.get("model"), Usage(is_usage_wanted)
-        name = model if isinstance(model, str) else ""
-        exchange = Exchange(uuid.uuid4().hex, key.name if key else "", name, usage, self._metrics)
+    async def _administer(self, path: str, headers: Headers, receive: Receive) -> JSONResponse:
+        try:
+            key = self._access.known(headers, "publish")
+            if key is None:  # any page in a browser on this machine could ask
+                return failure(403, "the registry is changed over HTTP with keys alone; serve with --keys", kind=DENIED)
+            wanted = {} if path == admin.REGISTRY else await _wanted(receive)
+            return await admin.administer(self._registries, path, wanted, key)
+        except Refused as refused:
+            return refused.response
 
+    async def _complete(self, path: str, headers: Headers, receive: Receive) -> ASGIApp:
+        """The engine's answer to the checked body, or the error that the request earns."""
+        unique = uuid.uuid4().hex
+        given = next((value.decode("latin-1") for name, value in headers if name == _REQUEST_ID), unique)
+        exchange = Exchange(given[:_MOST_ID_CHARS], self._metrics)
+        try:
+            key = self._access.known(headers, "infer")
+            exchange.key = key.name if key is not None else ""
+            wanted, exchange.usage = with_usage(await _wanted(receive))
+            exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
+            self._access.begin(key)
+        except Refused as refused:
+            return exchange.refused(refused.response)
+        except BaseException:
+            exchange.end()
+            raise
         outcome: Outcome = _nobody
 
         def ended(exchange: Exchange) -> None:
-            self._access.end(key, usage.prompt + exchange.completion_tokens)
+            self._access.end(key, exchange.tokens)
             exchange.end()
             outcome(exchange.status, exchange.whole_s)
 
         try:
-            question = Question(path, wanted, exchange.id, key.models if key else None)
+            question = Question(path, wanted, unique, key.models if key is not None else None)
             head, parts, outcome = await self._dispatch.ask(question, _user(wanted, key))
+        except Unavailable:
+            self._access.end(key, 0)
+            return exchange.refused(_unavailable())
         except BaseException as error:
-            exchange.status = 503 if isinstance(error, Unavailable) else 500
+            if isinstance(error, Exception):
+                exchange.status = 500
             ended(exchange)
-            if isinstance(error, Unavailable):
-                return _unavailable()
             raise
         return Given(exchange, head, parts, ended)
 

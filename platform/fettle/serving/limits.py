@@ -11,10 +11,14 @@ _MOST: dict[str, int] = {
     "tools": 128,
     "stop": 16,
     "prompt": 64,
+    "input": 2048,
+    "prompts": 4096,
+    "completions": 4096,
+    "query": 4096,
     "stop_token_ids": 64,
     "logit_bias": 1024,
 }
-"""Entries of lists and objects; a prompt in text or in tokens is one."""
+"""Entries of lists and objects; a prompt or input in text or in tokens is one."""
 _LARGEST: dict[str, int] = {"n": 64, "best_of": 64, "logprobs": 20, "top_logprobs": 20, "prompt_logprobs": 20}
 _SCHEMAS = ("response_format", "structured_outputs", "tools")
 _MOST_STOP_CHARS = 256
@@ -60,4 +64,4 @@ def measured(value: Any) -> tuple[int, int]:
 
 
 def _is_tokens(field: str, value: Any) -> bool:
-    return field == "prompt" and isinstance(value, list) and bool(value) and isinstance(value[0], int)
+    return field in ("prompt", "input") and isinstance(value, list) and bool(value) and isinstance(value[0], int)

@@ -9,7 +9,8 @@ from fettle.errors import UserError
 from fettle.models.base import resolve_base
 from fettle.registry.folder import FolderRegistry, Version
 from fettle.registry.reference import CANDIDATE
-from fettle.serving.resolve import admitted, base_of, check_speaks
+from fettle.serving.resolve import admitted, base_of
+from fettle.serving.served_head import only_causal, task_of
 from fettle.serving.weights import check_model
 
 
@@ -31,8 +32,9 @@ def publish(
         raise UserError(
             "not an adapter: it has no adapter_config.json", file=source, fix="serve full weights as they are"
         )
-    check_speaks(source)
     over = resolve_base(base, field="base") if base is not None else base_of(source)[0]
+    if (task := task_of(source, over)) is not None:
+        raise only_causal(source, task, field="adapter", fix="leave it where it is")
     called = name or (read_artifact(source).name if is_artifact(source) else source.name)
     admitted(called, source, over, check_model(over))
     return FolderRegistry(registry).publish(called, source, alias=alias)

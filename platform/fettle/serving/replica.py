@@ -34,15 +34,19 @@ _MAX_ONGOING = 1000
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(
-    name="model",
-    max_ongoing_requests=_MAX_ONGOING,
-    health_check_period_s=2,
-    health_check_timeout_s=30,
-    graceful_shutdown_wait_loop_s=0.1,
-    graceful_shutdown_timeout_s=10,
-    ray_actor_options={"num_cpus": 1, "num_gpus": 1 if device() == "gpu" else 0},
-)
+DEPLOYMENT: dict[str, Any] = {
+    "name": "model",
+    "max_ongoing_requests": _MAX_ONGOING,
+    "health_check_period_s": 2,
+    "health_check_timeout_s": 30,
+    "graceful_shutdown_wait_loop_s": 0.1,
+    "graceful_shutdown_timeout_s": 10,
+    "ray_actor_options": {"num_cpus": 1, "num_gpus": 1 if device() == "gpu" else 0},
+}
+"""Of whatever answers behind the ingress."""
+
+
+@serve.deployment(**DEPLOYMENT)
 class Replica:
     """Counts as started once it is warm, so that it is asked nothing before, and a rolling update takes the one before
     it away no earlier. log: file for everything this process prints. Raises UserError or FettleError with the reason
@@ -74,13 +78,15 @@ class Replica:
             from fettle.engine.openai_app import openai_app
 
             trust = served.registry is not None or any("chat_template" in one for one in served.defaults.values())
-            app = await openai_app(engine, served.folder, served.name, trust_template=trust)
+            app = await openai_app(
+                engine, served.folder, served.name, trust_template=trust, tool_parser=served.tool_parser
+            )
             neutral = await asyncio.to_thread(_neutral, served)
             published = await _published(served, options, engine)
             await engine.warm_up()
         except Exception as error:
             logger.exception("the engine did not start")
-            raise error if isinstance(error, UserError) else FettleError(_in_one_line(error)) from error
+            raise error if isinstance(error, UserError) else FettleError(in_one_line(error)) from error
         gc.collect()
         gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
         self._answers = Answers(
@@ -170,7 +176,7 @@ def _import_engine() -> None:
     import fettle.engine.openai_app  # noqa: F401
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """Type and first telling line: pydantic's first line only counts its errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and "validation error" in lines[0]:

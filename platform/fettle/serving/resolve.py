@@ -13,6 +13,7 @@ from fettle.engine.env import EngineOptions, positions, resolved_dtype
 from fettle.engine.supports import has_lora
 from fettle.errors import UserError
 from fettle.models.base import BUNDLED, digest_of, resolve_base, template_in
+from fettle.serving.tasks import CHAT, COMPLETE
 from fettle.serving.weights import Shapes, check_adapter, check_model, read
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -36,8 +37,8 @@ class ServedAdapter:
 @dataclass(frozen=True)
 class ServedModel:
     """A base under `name` and adapters under theirs. primary: the name of what was asked for. chats: whether the
-    primary has a chat template. registry: a folder whose published adapters are served too, `places` of them held at a
-    time."""
+    primary has a chat template. tool_parser: vLLM's name of its way to call tools. registry: a folder whose published
+    adapters are served too, `places` of them held at a time."""
 
     name: str
     folder: Path
@@ -46,11 +47,18 @@ class ServedModel:
     adapters: tuple[ServedAdapter, ...] = ()
     registry: Path | None = None
     places: int = PLACES
+    tool_parser: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that a request may give as `model`."""
         return (self.name, *(adapter.name for adapter in self.adapters))
+
+    @property
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """A route, and a request to it."""
+        asked = {"messages": [{"role": "user", "content": "Hello"}]} if self.chats else {"prompt": "Once upon a time"}
+        return CHAT if self.chats else COMPLETE, {"model": self.primary, **asked, "max_tokens": 64}
 
     @property
     def defaults(self) -> dict[str, dict[str, Any]]:
@@ -65,18 +73,19 @@ def resolve(
     adapters: Mapping[str, str | Path] | None = None,
     registry: str | Path | None = None,
     places: int = PLACES,
+    tool_parser: str | None = None,
 ) -> ServedModel:
     """What `fettle serve` offers for a bundled name, a model's or adapter's folder (an artifact's too) or a hub id.
 
     name: what `model` is called; by default its artifact's name, its hub id or its folder's name. adapters: further
-    adapters over the same base. registry, places: see ServedModel. Raises UserError for anything that would keep the
-    engine from starting.
+    adapters over the same base. registry, places, tool_parser: see ServedModel. Raises UserError for anything that
+    would keep the engine from starting.
     """
     folder = resolve_base(model, field="model")
-    wanted = {_checked(key): resolve_base(path, field=f"adapter {key}") for key, path in (adapters or {}).items()}
+    wanted = {checked_name(key): resolve_base(path, field=f"adapter {key}") for key, path in (adapters or {}).items()}
     for one in (folder, *wanted.values()):
         check_speaks(one)
-    primary = _checked(name) if name is not None else _name(model, folder)
+    primary = checked_name(name) if name is not None else name_of(model, folder)
     if primary in wanted:
         raise UserError(f"'{primary}' names two models", field="adapter", fix="give one of them another name")
     base, base_name = folder, primary
@@ -97,7 +106,7 @@ def resolve(
             raise UserError(f"{places} is not a positive number", field="places")
         _check_has_lora(root, base)
     served = ServedModel(name=base_name, folder=base, primary=primary, chats=chats, adapters=found)
-    return replace(served, registry=root, places=places)
+    return replace(served, registry=root, places=places, tool_parser=tool_parser)
 
 
 def fitted(options: EngineOptions, served: ServedModel) -> EngineOptions:
@@ -131,14 +140,14 @@ def check_speaks(folder: Path) -> None:
             f"a {'reward model' if kind == 'reward' else 'classifier'} generates no text",
             file=folder,
             expected="a causal language model, or an adapter over one",
-            fix="load it with transformers' AutoModelForSequenceClassification",
+            fix=f"serve it by itself: fettle serve {folder}",
         )
     if any(name.endswith("ForMaskedLM") for name in read(folder / "config.json").get("architectures") or ()):
         raise UserError(
             "a masked language model fills gaps and writes no text",
             file=folder,
             expected="a causal language model, or an adapter over one",
-            fix="load it with transformers' AutoModelForMaskedLM",
+            fix=f"serve it by itself, for embeddings: fettle serve {folder}",
         )
 
 
@@ -158,10 +167,10 @@ def base_of(adapter: Path) -> tuple[Path, str]:
         raise UserError(f"its base cannot be had: {error.got}", file=adapter, fix=serve_base) from None
     if (base / "adapter_config.json").is_file():
         raise UserError(f"its base {base} is itself an adapter", file=adapter, fix="merge that adapter first")
-    return base, _name(told, base)
+    return base, name_of(told, base)
 
 
-def _check_digest(adapter: Path, base: Path) -> None:
+def check_digest(adapter: Path, base: Path) -> None:
     """The base must be, byte for byte, the one the adapter was trained on. Not checked where that would mean hashing
     more than 1 GiB (a second or two) at every start: an artifact's digest is only read."""
     told = (read_artifact(adapter).base or {}).get("digest") if is_artifact(adapter) else None
@@ -182,7 +191,7 @@ def admitted(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapt
         raise UserError("not an adapter: it has no adapter_config.json", file=folder, field=f"adapter {name}")
     _check_has_lora(folder, base)
     rank = check_adapter(folder, shapes)
-    _check_digest(folder, base)
+    check_digest(folder, base)
     mine, theirs = _vocabulary(folder), _vocabulary(base)
     if mine and theirs and mine != theirs:
         raise UserError(
@@ -231,7 +240,8 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     return vocabulary | {token["content"]: token["id"] for token in told.get("added_tokens") or ()}
 
 
-def _name(told: str | Path, folder: Path) -> str:
+def name_of(told: str | Path, folder: Path) -> str:
+    """What a model is called by default: its artifact's name, its hub id, or its folder's name."""
     if str(told) in BUNDLED:
         return str(told)
     if is_artifact(folder):
@@ -242,7 +252,8 @@ def _name(told: str | Path, folder: Path) -> str:
     return clean or "model"
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name. Raises UserError for one that no URL or log should carry."""
     if not NAME.fullmatch(name):
         raise UserError(
             f"'{name}' is no name for a model",

@@ -48,20 +48,18 @@ class Seen:
 
 
 class Traffic:
-    """Of one ingress. registry: None has no canaries."""
+    """Of one ingress, over the adapters of some registries."""
 
-    def __init__(self, registry: FolderRegistry | None) -> None:
-        self._registry = registry
+    def __init__(self, registries: Sequence[FolderRegistry]) -> None:
+        self._registries = registries
         self._canaries: dict[str, Canary] = {}
         self._seen: dict[tuple[str, Canary, bool], Seen] = {}
         self._stopped: dict[str, Canary] = {}  # by this ingress, whatever the registry says of the same one
 
     async def refresh(self) -> None:
         """Looks at the registry; one that cannot be read changes nothing."""
-        if self._registry is None:
-            return
         try:
-            self._canaries = await asyncio.to_thread(_running, self._registry)
+            self._canaries = await asyncio.to_thread(_running, self._registries)
         except OSError as error:
             logger.error("the canaries cannot be read: %s", error)
         self._seen = {key: seen for key, seen in self._seen.items() if self._canaries.get(key[0]) == key[1]}
@@ -102,12 +100,12 @@ class Traffic:
         return None
 
     def _tell(self, model: str, canary: Canary, why: str) -> None:
-        assert self._registry is not None
-        try:
-            if self._registry.canary(model) == canary:
-                self._registry.set_canary(model, replace(canary, stopped=why))
-        except (OSError, UserError) as error:
-            logger.error("that %s@%s is stopped could not be written: %s", model, canary.alias, error)
+        for registry in self._registries:
+            try:
+                if registry.canary(model) == canary:
+                    registry.set_canary(model, replace(canary, stopped=why))
+            except (OSError, UserError) as error:
+                logger.error("that %s@%s is stopped could not be written: %s", model, canary.alias, error)
 
 
 def share_of(model: str, who: str) -> float:
@@ -121,10 +119,9 @@ def is_bare(model: str) -> bool:
     return meant is not None and meant.alias == PRODUCTION and model == meant.name
 
 
-def _running(registry: FolderRegistry) -> dict[str, Canary]:
+def _running(registries: Sequence[FolderRegistry]) -> dict[str, Canary]:
     found: dict[str, Canary] = {}
-    names: Sequence[str] = registry.names()
-    for name in names:
+    for registry, name in [(one, name) for one in registries for name in one.names()]:
         try:
             canary = registry.canary(name)
         except UserError as error:

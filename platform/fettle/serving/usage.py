@@ -14,7 +14,7 @@ class Usage:
 
     def __init__(self, is_wanted: bool) -> None:
         """is_wanted: whether the caller asked for the event that tells it; otherwise it is left out of the stream."""
-        self._is_wanted = is_wanted
+        self.is_wanted = is_wanted
         self.prompt = self.completion = self.pieces = 0
 
     def read(self, body: bytes, is_stream: bool) -> bytes:
@@ -29,7 +29,7 @@ class Usage:
         for event in body.split(b"\n\n"):
             if b'"usage"' in event and _NO_CHOICES.search(event):
                 self._look(event)
-                if not self._is_wanted:
+                if not self.is_wanted:
                     continue
             elif event:
                 self.pieces += 1
@@ -41,11 +41,12 @@ class Usage:
         self.prompt, self.completion = told.get(b"prompt_tokens", 0), told.get(b"completion_tokens", 0)
 
 
-def with_usage(wanted: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The request, which asks for its usage where it streams; and whether its caller did."""
+def with_usage(wanted: dict[str, Any]) -> tuple[dict[str, Any], Usage]:
+    """The request, which asks for its usage where it streams, and what reads that."""
     if wanted.get("stream") is not True:
-        return wanted, True
+        return wanted, Usage(True)
     options = wanted.get("stream_options")
     if not isinstance(options, dict):
         options = {}
-    return wanted | {"stream_options": {**options, "include_usage": True}}, bool(options.get("include_usage"))
+    is_wanted = bool(options.get("include_usage"))
+    return wanted | {"stream_options": {**options, "include_usage": True}}, Usage(is_wanted)

@@ -21,13 +21,7 @@ _UNSERVED_HEADS = ("SequenceClassification", "TokenClassification", "MaskedLM", 
 def check_model(folder: Path) -> Shapes:
     """Shapes of the model's tensors, of a folder that `resolve_base` has passed. Raises UserError for what else would
     fail only once the engine loads it."""
-    for file in sorted(folder.glob("*.json")):
-        if file.name in {"config.json", "tokenizer_config.json", "generation_config.json"} and "auto_map" in read(file):
-            raise UserError(
-                "it wants to run code of its own (auto_map), which fettle never does",
-                file=file,
-                fix="use a model whose architecture transformers has",
-            )
+    check_no_code(folder)
     config = read(folder / "config.json")
     for head in _UNSERVED_HEADS:
         if any(head in str(name) for name in config.get("architectures") or ()):
@@ -44,7 +38,7 @@ def check_model(folder: Path) -> Shapes:
             file=folder / "config.json",
             field="is_encoder_decoder",
             expected="a causal language model",
-            fix="ask it with `fettle eval`, or load it with transformers' AutoModelForSeq2SeqLM",
+            fix="serve it by itself with `fettle serve`, or ask it with `fettle eval`",
         )
     size = head_size(config)
     if device() == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
@@ -54,15 +48,36 @@ def check_model(folder: Path) -> Shapes:
             field="head_dim",
             expected=", ".join(str(one) for one in CPU_HEAD_SIZES),
         )
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise UserError(
-            "no tokenizer beside the weights", file=folder, expected="tokenizer.json", fix="save the tokenizer there"
-        )
+    check_tokenizer(folder)
     packed = 32 // _bits(config)
     return {
         name.removesuffix("_packed"): (*shape[:-1], shape[-1] * packed) if name.endswith("_packed") else shape
         for name, shape in _model_shapes(folder).items()
     }
+
+
+def check_no_code(folder: Path) -> None:
+    """Raises UserError for a model that wants to run code of its own."""
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        if "auto_map" in read(folder / name):
+            raise UserError(
+                "it wants to run code of its own (auto_map), which fettle never does",
+                file=folder / name,
+                fix="use a model whose architecture transformers has",
+            )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether one lies there."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises UserError where none lies there."""
+    if not has_tokenizer(folder):
+        raise UserError(
+            "no tokenizer beside the weights", file=folder, expected="tokenizer.json", fix="save the tokenizer there"
+        )
 
 
 def why_not_applied(folder: Path) -> tuple[str, str] | None:

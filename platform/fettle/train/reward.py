@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from fettle.data.batches import IGNORE, Encoded, OfParts, collate_parts
+from fettle.data.batches import IGNORE, Encoded, OfParts, collate_parts, scored_at
 from fettle.data.encoder_batches import collate_first
 from fettle.models.heads import load_headed, reads_first
 from fettle.models.stored import Stored
@@ -98,7 +98,7 @@ class RewardTask:
         if self._reads_first:
             return collate_first(examples, max_length=self.max_length, pad_id=self.pad_id)
         batch = collate_parts(examples, max_length=self.max_length, packing=self.packing, pad_id=self.pad_id)
-        return {key: batch[key] for key in ("input_ids", "position_ids")} | {"ends": _scored_at(batch, self.pad_id)}
+        return {key: batch[key] for key in ("input_ids", "position_ids")} | {"ends": scored_at(batch, self.pad_id)}
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sum over the records of the mean loss of their pairs, in nats, a scalar."""
@@ -126,14 +126,3 @@ class RewardTask:
 
     def _loss_sum(self, better: torch.Tensor, worse: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return (inputs["weights"] * bradley_terry(better, worse, inputs["margins"], self.centre)).sum()
-
-
-def _scored_at(batch: dict[str, torch.Tensor], pad_id: int) -> torch.Tensor:
-    """`ends` [N, 2], each moved back over tokens that are `pad_id`, at most to the first of its text."""
-    ends = batch["ends"].clone()
-    for end in ends:
-        row, column = end.tolist()
-        while batch["input_ids"][row, column] == pad_id and batch["position_ids"][row, column] > 0:
-            column -= 1
-        end[1] = column
-    return ends

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_encoders import CONFIGS, word_pieces
 from transformers import AutoModelForSequenceClassification
 
 from fettle.artifact import new_artifact
@@ -94,6 +95,23 @@ def test_an_answer_beyond_the_models_positions_is_cut(folder, rollout) -> None:
     long = "word " * 3000
     found = RewardModel(folder).score([rollout(0, text=long), rollout(0, text=long + "and more")], [record("Why?")])
     assert found[0] == found[1]
+
+
+def test_an_encoder_scores_a_text_in_its_frame(tmp_path, rollout) -> None:
+    tokenizer = word_pieces(["Why?", "Because it is.", "No."])
+    told = CONFIGS["bert"].to_dict() | {"vocab_size": len(tokenizer), "num_labels": 1}
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(type(CONFIGS["bert"])(**told)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["Because it is.", "No."]
+    with torch.no_grad():
+        expected = [model(**tokenizer("Why?" + text, return_tensors="pt")).logits.item() for text in texts]
+
+    plain = Record(Path("p.jsonl"), 1, prompt=Prompt((Message("user", "Why?"),), ("Why?",)))
+    found = RewardModel(tmp_path).score([rollout(0, text=text) for text in texts], [plain])
+
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_no_answers_have_no_scores(folder) -> None:

@@ -32,12 +32,14 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: list[Answer] = []
         self.asked: list[Any] = []
+        self.keys: list[str | None] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
+        self.server.keys.append(self.headers.get("Authorization"))
         self.server.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         answer = self.server.answers.pop(0)
         if isinstance(answer, float):
@@ -83,6 +85,16 @@ def test_a_service_is_asked_once_with_everything(ask, server) -> None:
     assert server.asked == [
         {"prompts": ["Why?", "Why?"], "completions": ["a", "b"], "columns": {"level": [3, 3], "day": ["x", "x"]}}
     ]
+
+
+def test_a_key_comes_from_the_environment(ask, server, monkeypatch) -> None:
+    monkeypatch.setenv("TASTE_KEY", "secret")
+    ask(GOOD, key_env="TASTE_KEY")
+    ask(GOOD)
+    assert server.keys == ["Bearer secret", None]
+    monkeypatch.delenv("TASTE_KEY")
+    with pytest.raises(UserError, match="TASTE_KEY is not set"):
+        ask(GOOD, key_env="TASTE_KEY")
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])

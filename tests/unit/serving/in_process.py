@@ -7,16 +7,15 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from fettle.serving.answers import Answers
 from fettle.serving.engines import Unavailable
 from fettle.serving.gate import Gate
 from fettle.serving.question import TAKEN, Part, Question
 
 
 class InProcess:
-    """One replica, as the gate asks it; None is one that is not there yet."""
+    """One replica, with its Answers or HeadAnswers, as the gate asks it; None is one that is not there yet."""
 
-    def __init__(self, answers: Answers | None) -> None:
+    def __init__(self, answers: Any) -> None:
         self.answers = answers
 
     async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
@@ -30,7 +29,7 @@ class InProcess:
         return None if self.answers is None else self.answers.cards()
 
 
-def client_of(answers: Answers | None, **keys: Any) -> TestClient:
+def client_of(answers: Any, **keys: Any) -> TestClient:
     return TestClient(Gate(InProcess(answers), **keys), raise_server_exceptions=False)
 
 

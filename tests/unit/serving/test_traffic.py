@@ -49,7 +49,7 @@ def two_versions(registry: FolderRegistry, publish: Publish) -> FolderRegistry:
 
 async def asked(registry: FolderRegistry, engines: Counts, users: list[str | None], model: str = "support") -> Traffic:
     """That many requests, each ended well or as its status says."""
-    traffic = Traffic(registry)
+    traffic = Traffic([registry])
     await traffic.refresh()
     dispatch = Dispatch(engines, traffic)
     for user in users:
@@ -119,7 +119,7 @@ def test_a_canary_that_is_slow_is_stopped(two_versions: FolderRegistry, slower: 
     two_versions.set_canary("support", canary)
 
     async def watched() -> Canary | None:
-        traffic = Traffic(two_versions)
+        traffic = Traffic([two_versions])
         await traffic.refresh()
         for _ in range(10):
             traffic.answered("support", canary, False, 200, 0.1)

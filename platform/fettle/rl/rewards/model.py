@@ -12,6 +12,7 @@ import torch
 from fettle.artifact import is_artifact, read_artifact
 from fettle.data.batches import share_out
 from fettle.data.coder import Coder
+from fettle.data.frame import frame_of
 from fettle.data.record import Record
 from fettle.data.tokens import TokenExample
 from fettle.errors import UserError
@@ -22,6 +23,9 @@ from fettle.models.packed import why_not_packed
 from fettle.recipe.adapter import FULL
 from fettle.rl.rollout import Rollout
 from fettle.train.reward import RewardTask
+
+# A causal model is given the first two, an encoder the first and the last.
+_READ = ("input_ids", "position_ids", "attention_mask")
 
 
 class RewardModel:
@@ -41,7 +45,8 @@ class RewardModel:
         if adapter is None and own_rows(base) != 1:
             raise UserError("this model has no head of one row", file=folder, expected="a reward model")
         self._tokenizer = load_tokenizer(folder)
-        self._coder = Coder(self._tokenizer)
+        self._frame = frame_of(self._tokenizer)
+        self._coder = Coder(self._tokenizer, is_framed=len(self._frame) > 0)
         self._max_length, self._tokens_per_batch, self._device = positions_of(base), tokens_per_batch, device
         self._task = RewardTask(
             max_length=self._max_length,
@@ -64,15 +69,16 @@ class RewardModel:
                 continue
             batch = self._task.collate([examples[place] for place in places])
             row, column = batch["ends"].unbind(1)
-            read = {key: batch[key].to(self._device) for key in ("input_ids", "position_ids")}
+            read = {key: batch[key].to(self._device) for key in _READ if key in batch}
             scores = self._model(**read)[row, column, 0]
             found[places] = scores.double().cpu().numpy()
         return [float(value) for value in found]
 
     def _encoded(self, records: list[Record]) -> list[TokenExample]:
         found = []
+        room = self._max_length - len(self._frame)
         for ids, mask in self._coder.code(records):
-            ids, mask = ids[: self._max_length], mask[: self._max_length]
+            ids, mask = self._frame.around(ids[:room], mask[:room])
             found.append(TokenExample(ids, mask, np.array([len(ids)]), np.zeros(1, np.float32)))
         return found
 

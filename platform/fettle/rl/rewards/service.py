@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,15 @@ class ServiceScorer:
     def __init__(self, spec: RewardSpec, *, wait: Callable[[float], None] = time.sleep) -> None:
         assert spec.url is not None and spec.timeout_s is not None and spec.tries is not None
         self.url, self.timeout_s, self.tries, self._wait = spec.url, spec.timeout_s, spec.tries, wait
+        self._headers = {"Content-Type": "application/json"}
+        if spec.key_env is not None:
+            if not (key := os.environ.get(spec.key_env)):
+                raise UserError(
+                    f"the environment variable {spec.key_env} is not set, and {spec.url} is to get its value as a key",
+                    field="key_env",
+                    fix=f"export {spec.key_env}=… where the workers start",
+                )
+            self._headers["Authorization"] = f"Bearer {key}"
 
     def score(self, rollouts: Sequence[Rollout], records: Sequence[Record]) -> list[float]:
         """Raises UserError with the address, the number of tries and the last error."""
@@ -41,9 +51,7 @@ class ServiceScorer:
             if number:
                 self._wait(_FIRST_WAIT_S * 2 ** (number - 1))
             try:
-                answer = requests.post(
-                    self.url, data=body, headers={"Content-Type": "application/json"}, timeout=self.timeout_s
-                )
+                answer = requests.post(self.url, data=body, headers=self._headers, timeout=self.timeout_s)
             except (requests.ConnectionError, requests.Timeout) as error:
                 last = _said(error, self.timeout_s)
                 continue

@@ -1,0 +1,146 @@
+"""fettle's endpoint beside vLLM's own server: latency at one client, throughput at many, in one run.
+
+    python benchmarks/serve.py [--model FOLDER ...] [--seconds S]
+
+Both have one engine with the same settings (float32, one thread, no LoRA layers), are up at the same time, and idle
+while the other one is measured, in turns. Clients send greedy requests of 32 tokens over connections that stay open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from fettle.cluster import ray_session
+from fettle.engine.env import EngineOptions, engine_arguments, prepare_process
+from fettle.models.base import resolve_base
+from fettle.serving.app import serve
+from fettle.serving.port import free_port
+from house_format import row, write_results
+
+LATENCY_MS, THROUGHPUT = 10.0, 0.9
+_TOKENS, _ROUNDS, _CLIENTS = 32, 3, (1, 8, 32)
+_SERVER = "vllm.entrypoints.openai.api_server"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", nargs="*", default=["tiny"])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each of three rounds, for each side")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for model in options.model:
+        rows += measured(resolve_base(model, field="--model"), Path(model).name, options.seconds)
+    for one in rows:
+        print(f"{one['what']:<52} {one['fettle']:>9.1f} {one['peer_value']:>9.1f} {one['unit']:<9} {one['ratio']:.2f}")
+    write_results("serve", rows, "one engine thread, clients on the same cores")
+
+
+def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:
+    options = EngineOptions(dtype="float32", max_num_seqs=64, max_model_len=256, threads=1)
+    rows = []
+    ours = serve(model, port=free_port(), name="served", replicas=1, options=options, say=print)
+    with ray_session(), vllm_server(model, options) as theirs, ours as at:
+        sides = {"fettle": at.url, "vLLM": theirs}
+        for url in sides.values():
+            run(url, 2, 3.0)
+        for clients in _CLIENTS:
+            found: dict[str, list[list[float]]] = {side: [] for side in sides}
+            for _ in range(_ROUNDS):
+                for side, url in sides.items():
+                    found[side].append(run(url, clients, seconds))
+            rows += compared(name, clients, seconds, found)
+    return rows
+
+
+def compared(name: str, clients: int, seconds: float, found: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+    latency = {side: 1000 * statistics.median(chain.from_iterable(rounds)) for side, rounds in found.items()}
+    rate = {side: statistics.median(len(one) for one in rounds) / seconds * _TOKENS for side, rounds in found.items()}
+    of = f"{name}, {clients} client{'s' * (clients > 1)}"
+    token = latency["vLLM"] / _TOKENS
+    print(f"  {of}: {latency['fettle'] - latency['vLLM']:+.1f} ms at the median; a token takes {token:.1f} ms")
+    ratio = latency["vLLM"] / latency["fettle"]
+    return [
+        row(
+            f"{of}: median of a request", "ms", latency["fettle"], "vLLM's server", latency["vLLM"], ratio, limit=False
+        ),
+        row(
+            f"{of}: tokens",
+            "a second",
+            rate["fettle"],
+            "vLLM's server",
+            rate["vLLM"],
+            rate["fettle"] / rate["vLLM"],
+            limit=False,
+        ),
+    ]
+
+
+def run(url: str, clients: int, seconds: float) -> list[float]:
+    """Seconds of each request that ended in that time."""
+    stop = threading.Event()
+    body = {"model": "served", "prompt": [5, 6, 7, 8], "max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True}
+
+    def client(_: int) -> list[float]:
+        session, found = requests.Session(), []
+        while not stop.is_set():
+            began = time.monotonic()
+            session.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
+            found.append(time.monotonic() - began)
+        return found
+
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(client, number) for number in range(clients)]
+        time.sleep(seconds)
+        stop.set()
+        return [one for each in running for one in each.result()]
+
+
+@contextmanager
+def vllm_server(model: Path, options: EngineOptions) -> Iterator[str]:
+    """vLLM's own server, with what fettle gives its engine."""
+    port = free_port()
+    arguments = engine_arguments(model, options)
+    words = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served", "--disable-log-stats"]
+    words += ["--disable-uvicorn-access-log", "--enforce-eager", "--no-enable-chunked-prefill"]
+    for name in ("model", "dtype", "max_num_seqs", "max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"):
+        words += [f"--{name.replace('_', '-')}", str(arguments[name])]
+    environment = dict(os.environ)
+    prepare_process(options)
+    told, _ = dict(os.environ), os.environ.clear()
+    os.environ.update(environment)
+    told["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # as `vllm serve` runs: its engine in a process of its own
+    process = subprocess.Popen(
+        [sys.executable, "-m", _SERVER, *words], env=told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 300
+        while True:
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit("vLLM's server did not start: run it by hand")
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
+                    break
+            except requests.RequestException:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The registry over HTTP, for keys that may: what is there, what is promoted, and what is taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from fettle.errors import UserError
+from fettle.registry.folder import FolderRegistry
+from fettle.registry.moves import Moved, begin_canary, meant, promote, roll_back
+from fettle.registry.reference import PRODUCTION
+from fettle.serving.failures import NOT_FOUND, failure
+from fettle.serving.keys import Key, sees
+
+REGISTRY, PROMOTE, ROLLBACK = "/registry", "/registry/promote", "/registry/rollback"
+ROUTES = {("GET", REGISTRY), ("POST", PROMOTE), ("POST", ROLLBACK)}
+_FIELDS = {
+    PROMOTE: {"version", "alias", "percent", "is_shadow", "most_errors", "most_slowdown", "least"},
+    ROLLBACK: {"name", "alias"},
+}
+_NUMBERS = ("percent", "most_errors", "most_slowdown", "least")
+
+
+async def administer(
+    registries: Sequence[FolderRegistry], path: str, wanted: dict[str, Any], key: Key | None
+) -> JSONResponse:
+    """The answer to one of ROUTES. What a key may not see is not there for it; what makes no sense is 400."""
+    if not registries:
+        return failure(404, "this endpoint has no registry; serve with --registry", kind=NOT_FOUND)
+    visible = key.models if key is not None else None
+    try:
+        if path == REGISTRY:
+            return JSONResponse(await asyncio.to_thread(_listed, registries, visible))
+        _check(path, wanted)
+        name = meant(wanted["version"], "version").name if path == PROMOTE else wanted["name"]
+        if not sees(visible, name):
+            return failure(404, f"no adapter '{name[:80]}' is published here", kind=NOT_FOUND)
+        registry = next((one for one in registries if name in one.names()), registries[0])
+        moved = await asyncio.to_thread(_promoted if path == PROMOTE else _rolled_back, registry, wanted)
+    except UserError as error:
+        return failure(400, error.got if error.expected is None else f"{error.got}; expected: {error.expected}")
+    return JSONResponse(_told(moved))
+
+
+def _promoted(registry: FolderRegistry, wanted: dict[str, Any]) -> Moved:
+    version = meant(wanted["version"], "version")
+    if "percent" in wanted or wanted.get("is_shadow"):
+        canary_of = {name: wanted[name] for name in (*_NUMBERS, "is_shadow") if name in wanted}
+        return begin_canary(registry, version, {"percent": 100.0} | canary_of)
+    return promote(registry, version, wanted.get("alias", PRODUCTION))
+
+
+def _rolled_back(registry: FolderRegistry, wanted: dict[str, Any]) -> Moved:
+    return roll_back(registry, wanted["name"], wanted.get("alias", PRODUCTION))
+
+
+def _listed(registries: Sequence[FolderRegistry], visible: tuple[str, ...] | None) -> dict[str, Any]:
+    there = [(registry, name) for registry in registries for name in registry.names() if sees(visible, name)]
+    return {"object": "list", "data": [_card(registry, name) for registry, name in there]}
+
+
+def _card(registry: FolderRegistry, name: str) -> dict[str, Any]:
+    canary = registry.canary(name)
+    versions = [
+        {"id": one.id, "digest": one.digest, "size": one.size, "published": one.published}
+        for one in registry.versions(name)
+    ]
+    return {
+        "name": name,
+        "aliases": registry.aliases(name),
+        "versions": versions,
+        "pinned": name in registry.pinned(),
+        "canary": asdict(canary) if canary is not None else None,
+    }
+
+
+def _told(moved: Moved) -> dict[str, Any]:
+    told: dict[str, Any] = {"alias": moved.alias, "version": moved.version.id, "digest": moved.version.digest}
+    told["before"] = f"{moved.version.name}:{moved.before}" if moved.before is not None else None
+    return told | {"canary": asdict(moved.canary) if moved.canary is not None else None}
+
+
+def _check(path: str, wanted: dict[str, Any]) -> None:
+    """Raises UserError for a field that is none, is missing, or is of another type."""
+    first = "version" if path == PROMOTE else "name"
+    for field in wanted:
+        if field not in _FIELDS[path]:
+            raise UserError(f"no field '{field[:80]}'", expected=", ".join(sorted(_FIELDS[path])))
+    for field in (first, *({"alias"} & set(wanted))):
+        if not isinstance(wanted.get(field), str):
+            raise UserError(f"{field} is not a text", expected=f'{{"{first}": "…"}}')
+    for field in _NUMBERS:
+        if isinstance(wanted.get(field, 0), bool) or not isinstance(wanted.get(field, 0), (int, float)):
+            raise UserError(f"{field} is not a number")
+    if not isinstance(wanted.get("is_shadow", False), bool):
+        raise UserError("is_shadow is not true or false")

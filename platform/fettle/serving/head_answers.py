@@ -1,0 +1,90 @@
+"""A replica's part of a request to a model that vLLM does not serve: refused, or handed to what answers its route."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from fettle.errors import UserError
+from fettle.serving.failures import failure, no_model
+from fettle.serving.keys import sees
+from fettle.serving.question import TAKEN, Part, Question
+from fettle.serving.served_head import ServedHead
+from fettle.serving.tasks import elsewhere
+
+logger = logging.getLogger(__name__)
+
+Answer = Callable[[Question], Any]
+"""An async generator function: from a question to the parts of its answer; raises UserError for the caller's mistakes,
+before the first of them."""
+
+
+class HeadAnswers:
+    """routes: what answers each of the task's own."""
+
+    def __init__(self, served: ServedHead, routes: Mapping[str, Answer]) -> None:
+        self._served, self._routes = served, routes
+        self._created = int(time.time())
+
+    def cards(self) -> list[dict[str, Any]]:
+        """What can be asked for."""
+        return [
+            {
+                "id": self._served.name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "fettle",
+                "parent": self._served.parent,
+                "max_model_len": self._served.max_model_len,
+                "task": self._served.task,
+            }
+        ]
+
+    async def answer(self, question: Question) -> AsyncIterator[Part]:
+        """TAKEN, then the answer; given up on, it ends the request."""
+        yield TAKEN
+        if (refusal := self._refusal(question)) is not None:
+            yield whole(refusal)
+            return
+        is_begun = False
+        try:
+            async with aclosing(self._routes[question.path](question)) as parts:
+                async for part in parts:
+                    is_begun = True
+                    yield part
+        except UserError as error:
+            if is_begun:
+                raise
+            told = f"{error.got} (expected: {error.expected})" if error.expected else error.got
+            message = f"{error.field}: {told}" if error.field else told
+            yield whole(failure(400, message, param=error.field))
+        except RecursionError:
+            yield whole(failure(400, "the request's body is nested too deeply"))
+        except Exception:
+            if is_begun:
+                raise
+            logger.exception("%s: the model failed", question.id)
+            yield whole(failure(500, "the model failed; its replica's log tells why", kind="InternalServerError"))
+
+    def _refusal(self, question: Question) -> JSONResponse | None:
+        names = [self._served.name] if sees(question.visible, self._served.name) else []
+        asked = question.wanted.get("model") or self._served.name
+        if asked not in names:
+            return no_model(asked, names)
+        return elsewhere(self._served.task, question.path)
+
+
+def whole(response: Response) -> Part:
+    """An answer of one part."""
+    headers = tuple((bytes(key), bytes(value)) for key, value in response.raw_headers)
+    return Part(bytes(response.body), False, response.status_code, headers)
+
+
+def usage_of(prompt: int, completion: int = 0) -> dict[str, int]:
+    """As OpenAI tells it, in tokens."""
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}

@@ -1,0 +1,66 @@
+"""Several base models behind one ingress: each has an engine of its own, and names of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fettle.registry.folder import FolderRegistry
+from fettle.registry.reference import parsed
+from fettle.serving.engines import Engines
+from fettle.serving.question import Part, Question
+
+_NAMES_FOR_S = 0.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """names: that are always there, the base first. registry: of adapters over it, no other model's."""
+
+    engines: Engines
+    names: tuple[str, ...]
+    registry: FolderRegistry | None
+
+
+class Several:
+    """Engines in place of one. What no model is called by is asked of the first, which says so."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._served = served
+        self._published: list[set[str]] = [set() for _ in served]
+        self._looked = -_NAMES_FOR_S
+
+    async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
+        """See Engines."""
+        return await (await self._meant(question.wanted.get("model"))).engines.ask(question)
+
+    async def cards(self) -> list[dict[str, Any]] | None:
+        """Of all that are there; see Engines."""
+        told = await asyncio.gather(*(one.engines.cards() for one in self._served))
+        there = [cards for cards in told if cards is not None]
+        return [card for cards in there for card in cards] if there else None
+
+    async def _meant(self, model: object) -> Served:
+        if not isinstance(model, str) or not model:
+            return self._served[0]
+        for one in self._served:
+            if model in one.names:
+                return one
+        meant = parsed(model)
+        if meant is not None:
+            await self._look()
+            for one, published in zip(self._served, self._published, strict=True):
+                if meant.name in published:
+                    return one
+        return self._served[0]
+
+    async def _look(self) -> None:
+        if time.monotonic() - self._looked < _NAMES_FOR_S:
+            return
+        self._looked = time.monotonic()
+        for place, one in enumerate(self._served):
+            if one.registry is not None:
+                self._published[place] = set(await asyncio.to_thread(one.registry.names))

@@ -1,0 +1,67 @@
+"""Several base models behind one ingress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from in_process import InProcess
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fettle.data.neutral import Neutral
+from fettle.registry.folder import FolderRegistry
+from fettle.serving.answers import Answers
+from fettle.serving.gate import Gate
+from fettle.serving.several import Served, Several
+
+COMPLETE = "/v1/completions"
+
+
+def saying(engine: str) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        model = (await Request(scope, receive).json())["model"]
+        await JSONResponse({"engine": engine, "model": model})(scope, receive, send)
+
+    return app
+
+
+def engine(name: str, *adapters: str) -> InProcess:
+    names = (name, *adapters)
+    return InProcess(Answers(saying(name), names, {}, dict.fromkeys(names, Neutral([])), 512))
+
+
+@pytest.fixture
+def at(registry: FolderRegistry) -> TestClient:
+    small = Served(engine("small", "polite"), ("small", "polite"), None)
+    large = Served(engine("large", "support:1"), ("large",), registry)  # as if it had loaded what is published
+    absent = Served(InProcess(None), ("absent",), None)
+    return TestClient(Gate(Several([small, large, absent])))
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"), [("small", "small"), ("polite", "small"), ("large", "large"), ("support:1", "large")]
+)
+def test_each_name_is_answered_by_its_own_model(
+    at: TestClient, publish: Callable[..., Any], model: str, asked: str
+) -> None:
+    publish("support", "a")
+    assert at.post(COMPLETE, json={"model": model, "prompt": "x"}).json()["engine"] == asked
+
+
+def test_all_models_that_are_there_are_listed(at: TestClient) -> None:
+    listed = [card["id"] for card in at.get("/v1/models").json()["data"]]
+    assert listed == ["small", "polite", "large", "support:1"]
+    assert at.get("/ready").status_code == 200
+
+
+def test_a_model_that_is_not_there_is_503_and_the_others_answer(at: TestClient) -> None:
+    assert at.post(COMPLETE, json={"model": "absent", "prompt": "x"}).status_code == 503
+    assert at.post(COMPLETE, json={"model": "small", "prompt": "x"}).status_code == 200
+
+
+def test_an_unknown_name_is_404(at: TestClient) -> None:
+    assert at.post(COMPLETE, json={"model": "other", "prompt": "x"}).status_code == 404

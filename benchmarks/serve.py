@@ -2,6 +2,9 @@
 
     python benchmarks/serve.py [--model FOLDER ...] [--seconds S]
 
+By default of the bundled model, whose tokens cost next to nothing, and of one with random weights whose tokens cost the
+engine 20 ms and more.
+
 Both have one engine with the same settings (float32, one thread, no LoRA layers), are up at the same time, and idle
 while the other one is measured, in turns. Clients send greedy requests of 32 tokens over connections that stay open.
 """
@@ -13,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions, engine_arguments, prepare_process
-from fettle.models.base import resolve_base
+from fettle.models.base import BUNDLED, resolve_base
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from house_format import row, write_results
@@ -38,15 +44,28 @@ _SERVER = "vllm.entrypoints.openai.api_server"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", nargs="*", default=["tiny"])
+    parser.add_argument("--model", nargs="*", default=["tiny", "random-100m"])
     parser.add_argument("--seconds", type=float, default=8.0, help="of each of three rounds, for each side")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for model in options.model:
-        rows += measured(resolve_base(model, field="--model"), Path(model).name, options.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.model:
+            path = large(Path(folder)) if model == "random-100m" else resolve_base(model, field="--model")
+            rows += measured(path, Path(model).name, options.seconds)
     for one in rows:
         print(f"{one['what']:<52} {one['fettle']:>9.1f} {one['peer_value']:>9.1f} {one['unit']:<9} {one['ratio']:.2f}")
     write_results("serve", rows, "one engine thread, clients on the same cores")
+
+
+def large(folder: Path) -> Path:
+    """A Llama of 100 million parameters with the bundled model's tokenizer."""
+    shape: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+    heads = {"num_attention_heads": 12, "num_key_value_heads": 12, "max_position_embeddings": 512}
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["tiny"])
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape, **heads)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:

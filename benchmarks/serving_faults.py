@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ray import serve as ray_serve
 
 from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions
 from fettle.registry.folder import FolderRegistry
-from fettle.serving.app import serve
+from fettle.serving.app import APP, serve
 from fettle.serving.port import free_port
 from house_format import row, write_results
 from serving_case import Seen, answers_of, ask, clients, make_adapters, titled
@@ -101,23 +102,29 @@ def kill(folder: Path, is_quick: bool) -> list[dict[str, Any]]:
         for what, name in (("a replica", REPLICA), ("an engine", ENGINE)):
             with clients(at.url, CLIENTS, lambda _: "tiny") as seen:
                 time.sleep(3)
-                before = {one.pid for one in titled(name)}
-                victim = titled(name)[0]
                 died = time.monotonic()
-                victim.kill()
-                recovered = _until(lambda name=name, old=before: {one.pid for one in titled(name)} - old)
-                time.sleep(15)  # it loads
+                titled(name)[0].kill()
+                _until(lambda: _warm() < 2)
+                _until(lambda: _warm() == 2)
+                recovered = time.monotonic() - died
             failed = [one for one in seen if not one.is_whole]
             plain = [one for one in failed if not one.is_stream]
             late = [one for one in failed if one.began > died + 1]
-            print(f"  {what}: {Counter((one.status, one.is_stream) for one in failed)}, a new one in {recovered:.1f} s")
+            print(f"  {what}: {Counter((one.status, one.is_stream) for one in failed)}")
             rows += [
                 _count(f"kill {what}: streams cut, of {len(seen)} requests", len(failed) - len(plain), CLIENTS),
                 _count(f"kill {what}: others that failed", len(plain)),
                 _count(f"kill {what}: failed that began a second later", len(late)),
                 _time(f"kill {what}: longest request", "s", max(one.seconds for one in seen), 60),
+                _time(f"kill {what}: until there are two warm ones again, under this load", "s", recovered),
             ]
     return rows
+
+
+def _warm() -> int:
+    """Replicas that are asked."""
+    states = ray_serve.status().applications[APP].deployments["model"].replica_states
+    return int(states.get("RUNNING", 0))
 
 
 def alone(folder: Path, is_quick: bool) -> list[dict[str, Any]]:

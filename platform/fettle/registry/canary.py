@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fettle.errors import UserError
 from fettle.registry.reference import PRODUCTION, check_alias
 
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Canary:
@@ -28,6 +30,9 @@ class Canary:
         check_alias(self.alias)
         if self.alias == PRODUCTION:
             raise UserError("production has all requests already", field="alias", expected="another alias")
+        numbers = (self.percent, self.most_errors, self.most_slowdown, self.least)
+        if not all(isinstance(one, (int, float)) and abs(one) < _LARGEST for one in numbers):  # nor inf, nor NaN
+            raise UserError("a bound that is no number of this world", field="canary", expected="finite numbers")
         if not 0 < self.percent <= 100:
             raise UserError(f"{self.percent:g} percent", field="percent", expected="above 0, 100 at most")
         if not (0 <= self.most_errors <= 1 and self.most_slowdown >= 1 and self.least >= 1):

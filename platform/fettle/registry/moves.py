@@ -61,6 +61,7 @@ def roll_back(registry: FolderRegistry, name: str, alias: str = PRODUCTION) -> M
     check_name(name, "NAME")
     if alias == PRODUCTION and (canary := registry.canary(name)) is not None:
         registry.set_canary(name, None)
-        return Moved(alias, registry.find(Reference(name)), canary=canary)
+        if canary.stopped is None:
+            return Moved(alias, registry.find(Reference(name)), canary=canary)
     before = registry.aliases(name).get(alias)
     return Moved(alias, registry.back(name, alias), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,8 +13,9 @@ from starlette.responses import JSONResponse
 from fettle.errors import UserError
 from fettle.registry.folder import FolderRegistry
 from fettle.registry.moves import Moved, begin_canary, meant, promote, roll_back
-from fettle.registry.reference import PRODUCTION
-from fettle.serving.failures import NOT_FOUND, failure
+from fettle.registry.reference import PRODUCTION, check_name
+from fettle.serving.exchange import access_log
+from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure
 from fettle.serving.keys import Key, sees
 
 REGISTRY, PROMOTE, ROLLBACK = "/registry", "/registry/promote", "/registry/rollback"
@@ -37,13 +39,21 @@ async def administer(
             return JSONResponse(await asyncio.to_thread(_listed, registries, visible))
         _check(path, wanted)
         name = meant(wanted["version"], "version").name if path == PROMOTE else wanted["name"]
-        if not sees(visible, name):
-            return failure(404, f"no adapter '{name[:80]}' is published here", kind=NOT_FOUND)
-        registry = next((one for one in registries if name in one.names()), registries[0])
+        check_name(name)
+        registry = await asyncio.to_thread(_of, registries, name) if sees(visible, name) else None
+        if registry is None:
+            return failure(404, f"no adapter '{name}' is published here", kind=NOT_FOUND)
         moved = await asyncio.to_thread(_promoted if path == PROMOTE else _rolled_back, registry, wanted)
+        access_log.info(json.dumps({"key": key.name if key is not None else "", "route": path, **_told(moved)}))
+    except OSError as error:
+        return failure(503, f"the registry cannot be changed now ({error.strerror})", kind=UNAVAILABLE)
     except UserError as error:
         return failure(400, error.got if error.expected is None else f"{error.got}; expected: {error.expected}")
     return JSONResponse(_told(moved))
+
+
+def _of(registries: Sequence[FolderRegistry], name: str) -> FolderRegistry | None:
+    return next((one for one in registries if name in one.names()), None)
 
 
 def _promoted(registry: FolderRegistry, wanted: dict[str, Any]) -> Moved:

@@ -18,7 +18,7 @@ from fettle.registry.reference import Reference, parsed
 from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure, no_model
 from fettle.serving.keys import sees
 from fettle.serving.messages import as_learned
-from fettle.serving.question import TAKEN, EngineDied, Part, Question
+from fettle.serving.question import TAKEN, VERSION, EngineDied, Part, Question
 from fettle.serving.residency import Residency
 from fettle.serving.resident import NoRoom, NotPublished, Resident
 from fettle.serving.tasks import CHAT, elsewhere
@@ -26,6 +26,8 @@ from fettle.serving.tasks import CHAT, elsewhere
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "chat_template"
+END_S = 3.0
+"""In which the process of a dead engine has ended."""
 _FINGERPRINT_CHARS = len("sha256:") + 12
 
 
@@ -62,7 +64,7 @@ class Answers:
         """TAKEN, then the answer. Raises EngineDied where the engine is dead and nothing was answered yet; given up on,
         it ends the request."""
         if self._is_dead():
-            raise EngineDied("the engine died")
+            await self._ending()
         yield TAKEN
         parts: asyncio.Queue[Part | None] = asyncio.Queue()
         running = asyncio.create_task(self._run(question, parts.put_nowait))
@@ -71,12 +73,18 @@ class Answers:
         try:
             while (part := await parts.get()) is not None:
                 if is_first and (part.status or 0) >= 500 and self._is_dead():
-                    raise EngineDied("the engine died")
+                    await self._ending()
                 is_first = False
                 yield part
             await running  # raises what it raised
         finally:
             running.cancel()
+
+    async def _ending(self) -> None:
+        """The process ends in a moment. Who is told by that asks another replica; to who is told before, this one looks
+        like the one with the least to do."""
+        await asyncio.sleep(END_S)
+        raise EngineDied("the engine died")
 
     async def _run(self, question: Question, put: Callable[[Part], None]) -> None:
         app = await self._app_for(question)
@@ -179,7 +187,7 @@ class _Held:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         version = self.resident.version
-        told = [(b"x-fettle-version", version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
+        told = [(VERSION, version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":

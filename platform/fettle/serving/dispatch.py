@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from fettle.registry.canary import Canary
 from fettle.registry.reference import Reference
 from fettle.serving.engines import Engines, Unavailable
-from fettle.serving.question import Part, Question
+from fettle.serving.keys import sees
+from fettle.serving.question import VERSION, Part, Question
 from fettle.serving.traffic import Traffic, is_bare
 
 _MOST_SHADOWS = 8  # at a time; beyond that requests cast none
@@ -33,18 +34,23 @@ class Dispatch:
         version. Raises Unavailable."""
         model = question.wanted.get("model")
         canary = self._traffic.canary(model) if isinstance(model, str) and is_bare(model) else None
-        if canary is None or not isinstance(model, str):
+        if canary is None or not isinstance(model, str) or not sees(question.visible, model):
             return *await self._engines.ask(question), lambda status, seconds: None
         is_meant = self._traffic.chosen(model, who)
         if is_meant and canary.is_shadow:
             self._cast(question, model, canary)
         by_canary = is_meant and not canary.is_shadow
         if by_canary:
-            head, parts = await self._engines.ask(_of_canary(question, model, canary))
-            if head.status not in (404, 503):
+            try:
+                head, parts = await self._engines.ask(_of_canary(question, model, canary))
+            except Exception as error:
+                self._traffic.answered(model, canary, True, 503 if isinstance(error, Unavailable) else 500, 0.0)
+                raise
+            if any(name == VERSION for name, _ in head.headers):
                 return head, parts, self._outcome(model, canary, True)
-            self._traffic.answered(model, canary, True, 503, 0.0)  # it is not to be had here: production answers
         head, parts = await self._engines.ask(question)
+        if by_canary and head.status == 200:  # the canary was not to be had: production answers
+            self._traffic.answered(model, canary, True, 503, 0.0)
         return head, parts, self._outcome(model, canary, False)
 
     def _outcome(self, model: str, canary: Canary, by_canary: bool) -> Outcome:

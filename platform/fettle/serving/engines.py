@@ -17,7 +17,10 @@ from fettle.serving.question import EngineDied, Part, Question
 
 WAIT_S = 10.0
 """For a replica to take a question; and for another one to take it, when one has died over it."""
+_TAKEN_S = 2.0
+"""For the one that it was given to: it may have died without anybody's knowing yet, while others live."""
 _AGAIN_S = 0.2
+_MOST_DEATHS = 2  # of replicas that had it: it may be what they die of
 _STATE_S = 2.0
 
 logger = logging.getLogger(__name__)
@@ -48,23 +51,30 @@ class Replicas:
     async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
         """See Engines. Until the first part is there nothing has reached the client, and the question may be asked
         again: of another replica, or of the successor."""
-        until = time.monotonic() + WAIT_S
+        until, deaths = time.monotonic() + WAIT_S, 0
         while True:
+            is_taken = False
             parts = self._streaming.answer.remote(question)
             try:
-                await asyncio.wait_for(anext(parts), max(0.0, until - time.monotonic()))  # TAKEN
+                await asyncio.wait_for(anext(parts), max(0.0, min(_TAKEN_S, until - time.monotonic())))  # TAKEN
+                is_taken = True
                 return await anext(parts), _rest(parts)
             except TimeoutError:
                 parts.cancel()
-                raise Unavailable(f"no replica was there within {WAIT_S:g} s") from None
+                if time.monotonic() >= until:
+                    raise Unavailable(f"no replica was there within {WAIT_S:g} s") from None
             except asyncio.CancelledError:
                 parts.cancel()
                 raise
             except (RayError, RayServeException) as error:
+                parts.cancel()
                 if not _is_death(error):
                     raise
+                deaths += is_taken
+                if deaths > _MOST_DEATHS or (not is_taken and time.monotonic() >= until):
+                    raise Unavailable(f"{deaths} replicas died over it; at last: {type(error).__name__}") from None
                 logger.warning("%s: a replica died (%s); asking another", question.id, type(error).__name__)
-                if time.monotonic() > until:
+                if is_taken:
                     until = time.monotonic() + WAIT_S
                 await asyncio.sleep(_AGAIN_S)
 

@@ -13,13 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from fettle.serving.failures import UNAVAILABLE
 from fettle.serving.metrics import RequestMetrics
-from fettle.serving.question import Part
+from fettle.serving.question import VERSION, Part
 from fettle.serving.usage import Usage
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("fettle.access")
 
-VERSION = b"x-fettle-version"
 UNKNOWN = "unknown"
 _CUT = "the replica that was answering has gone; what came before is all there is"
 _CLIENT_LEFT = 499

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ ROUTES = {
     ("GET", "/ready"),
 }
 _WAIT_S = 5
+
+logger = logging.getLogger(__name__)
 _REQUEST_ID, _MOST_ID_CHARS = b"x-request-id", 128
 
 Headers = list[tuple[bytes, bytes]]
@@ -115,12 +118,17 @@ class Gate:
         try:
             key = self._access.known(headers, "infer")
             exchange.key = key.name if key is not None else ""
-            wanted, exchange.usage = with_usage(await _wanted(receive))
-            exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
             self._access.begin(key)
         except Refused as refused:
             return exchange.refused(refused.response)
+        try:
+            wanted, exchange.usage = with_usage(await _wanted(receive))
+            exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
+        except Refused as refused:
+            self._access.end(key, 0)
+            return exchange.refused(refused.response)
         except BaseException:
+            self._access.end(key, 0)
             exchange.end()
             raise
         outcome: Outcome = _nobody
@@ -136,9 +144,11 @@ class Gate:
         except Unavailable:
             self._access.end(key, 0)
             return exchange.refused(_unavailable())
-        except BaseException as error:
-            if isinstance(error, Exception):
-                exchange.status = 500
+        except Exception:
+            logger.exception("%s: no answer", exchange.id)
+            self._access.end(key, 0)
+            return exchange.refused(failure(500, "the engine failed over this request", kind="InternalServerError"))
+        except BaseException:
             ended(exchange)
             raise
         return Given(exchange, head, parts, ended)
@@ -162,13 +172,18 @@ def _unavailable() -> JSONResponse:
 async def _wanted(receive: Receive) -> dict[str, Any]:
     """The request's body. Raises Refused for what is no JSON object, or holds too much."""
     try:
-        wanted = json.loads(await _body(receive))
+        body = await _body(receive)
+        wanted = json.loads(body)
+        if b"\\ud" in body.lower():  # half a pair is no text, and nobody could write it down
+            json.dumps(wanted, ensure_ascii=False).encode()
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise Refused(failure(400, f"the request's body is not valid JSON ({error})")) from None
     except RecursionError:
         raise Refused(failure(400, "the request's body is nested too deeply")) from None
     if not isinstance(wanted, dict):
         raise Refused(failure(400, "the request's body must be a JSON object"))
+    if not isinstance(wanted.get("stream", False), (bool, type(None))):  # vLLM would take "true" and 1 for it
+        raise Refused(failure(400, "stream: neither true nor false", param="stream"))
     extra = wanted.get("chat_template_kwargs")
     if TEMPLATE in wanted or (isinstance(extra, dict) and TEMPLATE in extra):
         why = "the chat template is the model's; a request cannot bring one"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
 import hashlib
 import json
 import logging
+import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +96,9 @@ class KeyFile:
                 f"there is a key '{name}'", field="name", fix=f"fettle keys revoke {name}, or take another name"
             )
         secret = _BEGIN + secrets.token_urlsafe(32)
-        self._write([*there, checked(Key(name=name, digest=digest_of(secret), **told))])
+        key = checked(Key(name=name, digest=digest_of(secret), **told))
+        with self._locked():
+            self._write([*self.all(), key])
         return secret
 
     def revoke(self, name: str) -> None:
@@ -103,7 +109,8 @@ class KeyFile:
             raise UserError(
                 f"there is no key '{name}'{did_you_mean(name, names)}", field="name", expected=", ".join(names) or None
             )
-        self._write([one for one in there if one.name != name])
+        with self._locked():
+            self._write([one for one in self.all() if one.name != name])
 
     def _look(self) -> None:
         try:
@@ -112,12 +119,23 @@ class KeyFile:
         except FileNotFoundError:
             seen = (0, 0, 0)
         if seen != self._seen:
+            self._seen = seen  # whatever is in it: it is not read again for every request
             self._keys = {key.digest: key for key in self.all()}
-            self._seen = seen
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One at a time changes it, and nobody else reads what is written."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        before = os.umask(0o077)
+        try:
+            with open(self.file.with_name(f".{self.file.name}.lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        finally:
+            os.umask(before)
 
     def _write(self, keys: list[Key]) -> None:
         told = {key.name: {name: value for name, value in asdict(key).items() if name != "name"} for key in keys}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self.file, json.dumps(told, indent=2) + "\n")
         self.file.chmod(0o600)
 

@@ -34,7 +34,9 @@ def too_much(wanted: dict[str, Any]) -> tuple[str, str] | None:
             return field, f"{field} has {len(value)} entries; {most} are taken at most"
     for field, largest in _LARGEST.items():
         value = wanted.get(field)
-        if isinstance(value, int) and value > largest:
+        if value is not None and not isinstance(value, int):  # vLLM would take "9" and 9.0 for whole numbers
+            return field, f"{field} is no whole number"
+        if value is not None and value > largest:
             return field, f"{field} is {value}; {largest} is taken at most"
     stops = wanted.get("stop")
     for stop in stops if isinstance(stops, list) else [stops]:

@@ -26,6 +26,8 @@ class Part(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+VERSION = b"x-fettle-version"
+"""The header of an answer that a published version gave, whatever it is."""
 TAKEN = Part(b"", True)
 """Comes before the answer, as soon as a replica has the question: from then on it may take as long as it takes."""
 

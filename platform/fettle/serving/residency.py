@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # it imports vLLM, which the driver has no use for
     from fettle.engine.adapters import Adapters
     from fettle.serving.metrics import AdapterMetrics
 
-# vLLM reads an adapter's files again where it has put it aside, and the whole engine dies where they are gone.
-_FILES_STAY_S = 60.0
+_FILES_STAY_S = 60.0  # vLLM reads what it has put aside again, and the whole engine dies where it is gone
 _UNMEANT_STAY_S = 10.0  # since the last request to a version that no alias points at
+_FULL = "all {} places for adapters are taken by running requests and pinned adapters"
 _ENGINE_AGAIN_S = 30.0  # until a version that the engine did not load is tried again: it may have lacked memory
 
 Admit = Callable[[str, Path], ServedAdapter]
@@ -67,8 +67,7 @@ class Residency:
         self._refused: dict[tuple[str, str], tuple[str, float]] = {}  # by id and digest: why, and until when
         self._left: deque[tuple[float, Path]] = deque()
         self._said: set[str] = set()
-        self._metrics = metrics
-        self._pinned: set[str] = set()
+        self._metrics, self._pinned = metrics, set[str]()
 
     @property
     def means(self) -> dict[str, dict[str, int]]:
@@ -87,9 +86,9 @@ class Residency:
         those are loaded (see `settled`); a version that is refused changes nothing. Raises OSError where the registry
         is not there any more."""
         state = await asyncio.to_thread(self._registry.state)
-        self._pinned = await asyncio.to_thread(self._registry.pinned)
         if not state and self._means and not self._registry.is_there:
             raise OSError(f"there is no registry in {self._registry.root} any more")
+        self._pinned = await asyncio.to_thread(self._registry.pinned)
         for name in {*self._state, *self._means} - set(state):
             self._state.pop(name, None)
             self._means.pop(name, None)
@@ -190,6 +189,8 @@ class Residency:
     async def _load(self, version: Version) -> None:
         folder, began, outcome = self._place_for(version), time.monotonic(), "failed"
         try:
+            if not self._has_room:
+                raise NoRoom(_FULL.format(self._most))
             served, neutral = await asyncio.to_thread(self._copied, version, folder)
             await self._take_place(version.id)
             try:
@@ -249,7 +250,7 @@ class Residency:
         idle = [one for one in self._idle if one not in out]
         missing = len(self._held) - len(out) + len(self._coming) + 1 - self._most
         if missing > len(idle):
-            raise NoRoom(f"all {self._most} places for adapters are taken by running requests and pinned adapters")
+            raise NoRoom(_FULL.format(self._most))
         out += idle[: max(0, missing)]
         for one in out:
             del self._held[one.version.id]
@@ -260,7 +261,7 @@ class Residency:
     def _idle(self) -> list[Resident]:
         """What may make room, the one first that has not been asked for for the longest time."""
         pinned = {version.id for name in self._pinned for version in self._means.get(name, {}).values()}
-        may = (one for id, one in self._held.items() if not one.running and id not in pinned)
+        may = [one for id, one in self._held.items() if not one.running and id not in pinned]
         return sorted(may, key=lambda one: one.used)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 from fettle.registry.folder import FolderRegistry
 from fettle.registry.reference import parsed
 from fettle.serving.engines import Engines
+from fettle.serving.keys import sees
 from fettle.serving.question import Part, Question
 
 _NAMES_FOR_S = 0.5
@@ -31,11 +32,14 @@ class Several:
     def __init__(self, served: Sequence[Served]) -> None:
         self._served = served
         self._published: list[set[str]] = [set() for _ in served]
-        self._looked = -_NAMES_FOR_S
+        self._looked, self._looking = -_NAMES_FOR_S, asyncio.Lock()
 
     async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
         """See Engines."""
-        return await (await self._meant(question.wanted.get("model"))).engines.ask(question)
+        model = question.wanted.get("model")
+        # A name that is not to be known of is asked of the first, as one that nobody has.
+        is_seen = isinstance(model, str) and sees(question.visible, model)
+        return await (await self._meant(model if is_seen else None)).engines.ask(question)
 
     async def cards(self) -> list[dict[str, Any]] | None:
         """Of all that are there; see Engines."""
@@ -58,9 +62,10 @@ class Several:
         return self._served[0]
 
     async def _look(self) -> None:
-        if time.monotonic() - self._looked < _NAMES_FOR_S:
-            return
-        self._looked = time.monotonic()
-        for place, one in enumerate(self._served):
-            if one.registry is not None:
-                self._published[place] = set(await asyncio.to_thread(one.registry.names))
+        async with self._looking:
+            if time.monotonic() - self._looked < _NAMES_FOR_S:
+                return
+            for place, one in enumerate(self._served):
+                if one.registry is not None and one.registry.is_there:  # one that is away for a while has its names
+                    self._published[place] = set(await asyncio.to_thread(one.registry.names))
+            self._looked = time.monotonic()

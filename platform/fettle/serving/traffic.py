@@ -59,7 +59,10 @@ class Traffic:
     async def refresh(self) -> None:
         """Looks at the registry; one that cannot be read changes nothing."""
         try:
-            self._canaries = await asyncio.to_thread(_running, self._registries)
+            found = await asyncio.to_thread(_running, self._registries)
+            if found or all(registry.is_there for registry in self._registries):  # else one is away
+                self._canaries = found
+            self._stopped = {name: one for name, one in self._stopped.items() if self._canaries.get(name) == one}
         except OSError as error:
             logger.error("the canaries cannot be read: %s", error)
         self._seen = {key: seen for key, seen in self._seen.items() if self._canaries.get(key[0]) == key[1]}

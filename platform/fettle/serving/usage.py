@@ -38,7 +38,10 @@ class Usage:
 
     def _look(self, body: bytes) -> None:
         told = {name: int(number) for name, number in _NUMBER.findall(body)}
-        self.prompt, self.completion = told.get(b"prompt_tokens", 0), told.get(b"completion_tokens", 0)
+        self.prompt, self.completion = (
+            told.get(b"prompt_tokens", self.prompt),
+            told.get(b"completion_tokens", self.completion),
+        )
 
 
 def with_usage(wanted: dict[str, Any]) -> tuple[dict[str, Any], Usage]:

@@ -72,7 +72,7 @@ class Row:
             text, self.finish = text[: min(ends)], "stop"
         if self.finish is None:  # what may yet become another character, or a stop, waits
             text = text.rstrip(_BROKEN)
-            text = text[: len(text) - self._held]
+            text = text[: max(0, len(text) - self._held)]
         self.tell(text[self._told :], self.finish)
         self._told = max(self._told, len(text))
 

@@ -17,6 +17,7 @@ from fettle.data.neutral import Neutral
 from fettle.errors import UserError
 from fettle.registry.folder import Version
 from fettle.registry.reference import Reference
+from fettle.serving import answers
 from fettle.serving.answers import CHAT, Answers
 from fettle.serving.question import TAKEN, EngineDied, Part, Question
 from fettle.serving.resident import NoRoom, NotPublished, Resident
@@ -116,8 +117,8 @@ async def fails(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"error": "dead"}, status_code=500)(scope, receive, send)
 
 
-async def parts_of(answers: Answers) -> list[Part]:
-    return [part async for part in answers.answer(Question(CHAT, {"model": "base"}, "1"))]
+async def parts_of(one: Answers) -> list[Part]:
+    return [part async for part in one.answer(Question(CHAT, {"model": "base"}, "1"))]
 
 
 def dying(looks: int, app: Any = fails) -> Answers:
@@ -127,7 +128,8 @@ def dying(looks: int, app: Any = fails) -> Answers:
 
 
 @pytest.mark.parametrize("looks", [0, 1])
-def test_a_dead_engines_question_goes_back_to_who_asked(looks: int) -> None:
+def test_a_dead_engines_question_goes_back_to_who_asked(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "END_S", 0.0)
     with pytest.raises(EngineDied):
         asyncio.run(parts_of(dying(looks)))
 

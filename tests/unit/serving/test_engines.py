@@ -70,7 +70,8 @@ async def told(handle: Handle) -> list[Part]:
 
 
 @pytest.mark.parametrize(
-    "deaths", [[], [[GONE]], [[TAKEN, GONE]], [[WITHOUT_ENGINE], [TAKEN, WITHOUT_ENGINE]], [[GONE]] * 9]
+    "deaths",
+    [[], [[GONE]], [[TAKEN, GONE]], [[WITHOUT_ENGINE], [TAKEN, WITHOUT_ENGINE]], [[GONE]] * 9, [[TAKEN, GONE]] * 2],
 )
 def test_a_question_is_asked_again_until_its_answer_begins(deaths: list[list[Any]]) -> None:
     handle = Handle(*deaths, [TAKEN, HEAD, REST])
@@ -102,6 +103,30 @@ def test_who_waits_for_a_replica_is_told_and_waits_no_longer() -> None:
     with pytest.raises(Unavailable, match="within 0.05 s"):
         asyncio.run(told(handle))
     assert handle.answers[0].cancelled
+
+
+@pytest.mark.parametrize("script", [[TAKEN, GONE], [TAKEN, WITHOUT_ENGINE]])
+def test_what_replicas_die_of_is_not_handed_to_all_of_them(script: list[Any]) -> None:
+    handle = Handle(*[script] * 9)
+    with pytest.raises(Unavailable, match="3 replicas died over it"):
+        asyncio.run(told(handle))
+    assert handle.asked == 3
+
+
+def test_where_there_never_will_be_a_replica_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_AGAIN_S", 0.01)
+    with pytest.raises(Unavailable):
+        asyncio.run(told(Handle(*[[GONE]] * 99)))
+
+
+def test_a_replica_that_says_nothing_is_not_waited_for_while_there_is_time_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "WAIT_S", 5.0)
+    monkeypatch.setattr(engines, "_TAKEN_S", 0.02)
+    handle = Handle([LATE], [LATE], [TAKEN, HEAD, REST])
+    assert asyncio.run(told(handle)) == [HEAD, REST]
+    assert [one.cancelled for one in handle.answers] == [True, True, False]
 
 
 def test_an_answer_that_has_begun_is_not_asked_for_again() -> None:

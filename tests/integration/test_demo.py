@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from program import fettle as command
 
 
+@pytest.mark.timeout(1260)  # seven minutes on quiet cores, and more where the other half of the tests has one of them
 def test_the_demo_answers_its_questions_after_training(tmp_path: Path) -> None:
-    done = command("demo", "--out", tmp_path / "demo", timeout_s=560)
+    done = command("demo", "--out", tmp_path / "demo", timeout_s=1200)
 
     assert done.returncode == 0, done.stdout + done.stderr
     told = " ".join(done.stdout.split())

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from fettle.cli.main import app
 from fettle.errors import UserError
-from fettle.evaluate.generate import answers, cut_prompt, load_speaker
+from fettle.evaluate.generate import answers, cut_prompt
 from fettle.models.base import load_tokenizer
+from fettle.models.generate import load_speaker
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.prepare import prepare

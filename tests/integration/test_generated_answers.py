@@ -83,7 +83,7 @@ def test_an_engine_is_killed_the_run_interrupted_and_gone_on_with_and_no_answer_
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    out, registry, killed = tmp_path / "answers.jsonl", tmp_path / "registry", []
+    out, registry, killed, written = tmp_path / "answers.jsonl", tmp_path / "registry", [], []
     adapters = {name: loras[name] for name in ("polite", "brief")}
     put = AnswerFile.put
 
@@ -92,7 +92,8 @@ def test_an_engine_is_killed_the_run_interrupted_and_gone_on_with_and_no_answer_
             killed.append(engines()[0])
             os.kill(killed[0].pid, signal.SIGKILL)
         put(file, index, row)
-        if file.num_done == 10:
+        if file.num_done >= 10:  # several at once, where the first of them came last
+            written.append(file.num_done)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -101,7 +102,7 @@ def test_an_engine_is_killed_the_run_interrupted_and_gone_on_with_and_no_answer_
         source = open_source(DataSpec(path=str(prompts)), Path)
         with pytest.raises(KeyboardInterrupt):
             generate("tiny", source, out, Sampling(NEW), logs=tmp_path / "logs", **how)
-    assert (partial_of(out).read_text().count("\n"), out.exists()) == (10, False)
+    assert (partial_of(out).read_text().count("\n"), out.exists()) == (written[0], False)
     words = ["generate", "tiny", str(prompts), "--out", str(out), "--max-new-tokens", str(NEW)]
     words += [word for name, folder in adapters.items() for word in ("--adapter", f"{name}={folder}")]
 

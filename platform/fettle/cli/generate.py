@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fettle.cli.data.sources import SetOption
+from fettle.cli.serve import AdaptersOption, DtypeOption, LengthOption, adapters_of
 
 _GOES_ON = "; the same command goes on from here"
 
@@ -18,9 +19,7 @@ def generate_command(
     model: Annotated[str, typer.Argument(help="What `fettle serve` takes: `tiny`, a folder, an artifact, a hub id.")],
     data: Annotated[str, typer.Argument(help="Prompts: a file, a glob, a folder, a hub id.")],
     out: Annotated[Path, typer.Option(help="The file to write, a JSON line for each record.", show_default=False)],
-    adapter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
-    ] = None,
+    adapter: AdaptersOption = None,
     registry: Annotated[
         Path | None,
         typer.Option(envvar="FETTLE_REGISTRY", help="A registry's folder, whose published adapters can be named."),
@@ -39,15 +38,12 @@ def generate_command(
     seed: Annotated[int, typer.Option(help="Of what is drawn, for each record and sample.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     engines: Annotated[int, typer.Option(min=1, help="vLLM engines that share the work.")] = 1,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
-    ] = None,
+    dtype: DtypeOption = "auto",
+    max_model_len: LengthOption = None,
     set_: SetOption = None,
 ) -> None:
     """Write down a model's answers to a data set's prompts; a run that was interrupted goes on where it stopped."""
     from fettle.cli.data.sources import specs_of
-    from fettle.cli.serve import adapters_of
     from fettle.output import cache_folder
     from fettle.signals import interruptible
 

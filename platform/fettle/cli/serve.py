@@ -15,14 +15,21 @@ if TYPE_CHECKING:
     from fettle.serving.app import Endpoint
 
 
+AdaptersOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
+]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")]
+LengthOption = Annotated[
+    int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
+]
+
+
 def serve_command(
     model: Annotated[str, typer.Argument(help="The bundled `tiny`, the folder of a model or an adapter, or a hub id.")],
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     host: Annotated[str, typer.Option(help="Address; one that other machines reach wants --keys.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="What requests call MODEL; by default its own name.")] = None,
-    adapter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more adapter over the same base; repeatable.")
-    ] = None,
+    adapter: AdaptersOption = None,
     registry: Annotated[
         Path | None,
         typer.Option(envvar="FETTLE_REGISTRY", help="A registry's folder, whose published adapters are served too."),
@@ -39,10 +46,8 @@ def serve_command(
     keys: Annotated[
         Path | None, typer.Option(envvar="FETTLE_KEYS", help="A file of API keys (`fettle keys`); else any is taken.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on a CPU.")] = "auto",
-    max_model_len: Annotated[
-        int | None, typer.Option(help="Tokens of prompt and answer together; by default the model's positions.")
-    ] = None,
+    dtype: DtypeOption = "auto",
+    max_model_len: LengthOption = None,
 ) -> None:
     """Serve a model over HTTP, in OpenAI's format, on Ray Serve: with vLLM, or what does not write text by itself
     (classifiers, reward models, encoders) and encoder-decoder models with transformers."""

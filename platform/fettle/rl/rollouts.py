@@ -83,8 +83,9 @@ class RolloutPool:
         Raises FettleError, with the engine's own reason, where one refuses it, has not taken it in time, or answers by
         other weights.
         """
+        if version.weights is not None and version != self.version:
+            self._incoming = incoming(version.weights)
         self.version = version
-        self._incoming = incoming(version.weights) if version.weights is not None else {}
         apart = 0.0
         taken = {self._have_take(number): number for number in range(len(self._actors))}
         until = time.monotonic() + self._sync_timeout_s

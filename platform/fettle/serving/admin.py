@@ -27,24 +27,21 @@ _FIELDS = {
 _NUMBERS = ("percent", "most_errors", "most_slowdown", "least")
 
 
-async def administer(
-    registries: Sequence[FolderRegistry], path: str, wanted: dict[str, Any], key: Key | None
-) -> JSONResponse:
+async def administer(registries: Sequence[FolderRegistry], path: str, wanted: dict[str, Any], key: Key) -> JSONResponse:
     """The answer to one of ROUTES. What a key may not see is not there for it; what makes no sense is 400."""
     if not registries:
         return failure(404, "this endpoint has no registry; serve with --registry", kind=NOT_FOUND)
-    visible = key.models if key is not None else None
     try:
         if path == REGISTRY:
-            return JSONResponse(await asyncio.to_thread(_listed, registries, visible))
+            return JSONResponse(await asyncio.to_thread(_listed, registries, key.models))
         _check(path, wanted)
         name = meant(wanted["version"], "version").name if path == PROMOTE else wanted["name"]
         check_name(name)
-        registry = await asyncio.to_thread(_of, registries, name) if sees(visible, name) else None
+        registry = await asyncio.to_thread(_of, registries, name) if sees(key.models, name) else None
         if registry is None:
             return failure(404, f"no adapter '{name}' is published here", kind=NOT_FOUND)
         moved = await asyncio.to_thread(_promoted if path == PROMOTE else _rolled_back, registry, wanted)
-        access_log.info(json.dumps({"key": key.name if key is not None else "", "route": path, **_told(moved)}))
+        access_log.info(json.dumps({"key": key.name, "route": path, **_told(moved)}))
     except OSError as error:
         return failure(503, f"the registry cannot be changed now ({error.strerror})", kind=UNAVAILABLE)
     except UserError as error:
@@ -68,12 +65,15 @@ def _rolled_back(registry: FolderRegistry, wanted: dict[str, Any]) -> Moved:
     return roll_back(registry, wanted["name"], wanted.get("alias", PRODUCTION))
 
 
-def _listed(registries: Sequence[FolderRegistry], visible: tuple[str, ...] | None) -> dict[str, Any]:
-    there = [(registry, name) for registry in registries for name in registry.names() if sees(visible, name)]
-    return {"object": "list", "data": [_card(registry, name) for registry, name in there]}
+def _listed(registries: Sequence[FolderRegistry], visible: tuple[str, ...]) -> dict[str, Any]:
+    data = []
+    for registry in registries:
+        pinned = registry.pinned()
+        data += [_card(registry, name, name in pinned) for name in registry.names() if sees(visible, name)]
+    return {"object": "list", "data": data}
 
 
-def _card(registry: FolderRegistry, name: str) -> dict[str, Any]:
+def _card(registry: FolderRegistry, name: str, is_pinned: bool) -> dict[str, Any]:
     canary = registry.canary(name)
     versions = [
         {"id": one.id, "digest": one.digest, "size": one.size, "published": one.published}
@@ -83,7 +83,7 @@ def _card(registry: FolderRegistry, name: str) -> dict[str, Any]:
         "name": name,
         "aliases": registry.aliases(name),
         "versions": versions,
-        "pinned": name in registry.pinned(),
+        "pinned": is_pinned,
         "canary": asdict(canary) if canary is not None else None,
     }
 

@@ -21,7 +21,7 @@ from fettle.serving.messages import as_learned
 from fettle.serving.question import TAKEN, VERSION, EngineDied, Part, Question
 from fettle.serving.residency import Residency
 from fettle.serving.resident import NoRoom, NotPublished, Resident
-from fettle.serving.tasks import CHAT, elsewhere
+from fettle.serving.tasks import CHAT, card_of, elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,7 @@ class Answers:
 
     def _card(self, name: str) -> dict[str, Any]:
         parent = None if name == self._names[0] else self._names[0]
-        return {
-            "id": name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "fettle",
-            "parent": parent,
-            "max_model_len": self._max_model_len,
-        }
+        return card_of(name, parent, self._created, self._max_model_len)
 
     async def _app_for(self, question: Question) -> ASGIApp:
         """vLLM's app with the request as the model wants it, or the error that the request earns."""

@@ -21,7 +21,7 @@ from fettle.serving.dispatch import Dispatch, Outcome
 from fettle.serving.engines import Engines, Unavailable
 from fettle.serving.exchange import Exchange, Given
 from fettle.serving.failures import DENIED, NOT_FOUND, UNAVAILABLE, failure
-from fettle.serving.keys import Key, sees
+from fettle.serving.keys import Key, sees, visible_to
 from fettle.serving.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, too_much
 from fettle.serving.metrics import RequestMetrics
 from fettle.serving.question import Question
@@ -36,18 +36,17 @@ ROUTES = {
     ("GET", "/ready"),
 }
 _WAIT_S = 5
-
-logger = logging.getLogger(__name__)
 _REQUEST_ID, _MOST_ID_CHARS = b"x-request-id", 128
 
 Headers = list[tuple[bytes, bytes]]
 
+logger = logging.getLogger(__name__)
+
 
 class Gate:
     """Asks `engines` what it does not answer itself. Errors have OpenAI's shape: {"error": {"message", "type", "param",
-    "code"}}. /health and /ready want no key. access: without keys any bearer token is taken. traffic: the
-    canaries. metrics: None counts nothing. registries: which
-    keys may change."""
+    "code"}}. /health and /ready want no key. access: without keys any bearer token is taken. traffic: the canaries.
+    metrics: None counts nothing. registries: which keys may change."""
 
     def __init__(
         self,
@@ -97,7 +96,7 @@ class Gate:
         cards = await self._engines.cards()
         if cards is None:
             return _unavailable()
-        visible = key.models if key is not None else None
+        visible = visible_to(key)
         return JSONResponse({"object": "list", "data": [card for card in cards if sees(visible, card["id"])]})
 
     async def _administer(self, path: str, headers: Headers, receive: Receive) -> JSONResponse:
@@ -121,16 +120,6 @@ class Gate:
             self._access.begin(key)
         except Refused as refused:
             return exchange.refused(refused.response)
-        try:
-            wanted, exchange.usage = with_usage(await _wanted(receive))
-            exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
-        except Refused as refused:
-            self._access.end(key, 0)
-            return exchange.refused(refused.response)
-        except BaseException:
-            self._access.end(key, 0)
-            exchange.end()
-            raise
         outcome: Outcome = _nobody
 
         def ended(exchange: Exchange) -> None:
@@ -139,19 +128,23 @@ class Gate:
             outcome(exchange.status, exchange.whole_s)
 
         try:
-            question = Question(path, wanted, unique, key.models if key is not None else None)
+            wanted, exchange.usage = with_usage(await _wanted(receive))
+            exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
+            question = Question(path, wanted, unique, visible_to(key))
             head, parts, outcome = await self._dispatch.ask(question, _user(wanted, key))
+            return Given(exchange, head, parts, ended)
+        except Refused as refused:
+            response = refused.response
         except Unavailable:
-            self._access.end(key, 0)
-            return exchange.refused(_unavailable())
+            response = _unavailable()
         except Exception:
             logger.exception("%s: no answer", exchange.id)
-            self._access.end(key, 0)
-            return exchange.refused(failure(500, "the engine failed over this request", kind="InternalServerError"))
+            response = failure(500, "the engine failed over this request", kind="InternalServerError")
         except BaseException:
             ended(exchange)
             raise
-        return Given(exchange, head, parts, ended)
+        self._access.end(key, 0)
+        return exchange.refused(response)
 
 
 def _nobody(status: int, seconds: float) -> None:

@@ -15,7 +15,7 @@ from fettle.serving.failures import failure, no_model
 from fettle.serving.keys import sees
 from fettle.serving.question import TAKEN, Part, Question
 from fettle.serving.served_head import ServedHead
-from fettle.serving.tasks import elsewhere
+from fettle.serving.tasks import card_of, elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +33,9 @@ class HeadAnswers:
 
     def cards(self) -> list[dict[str, Any]]:
         """What can be asked for."""
-        return [
-            {
-                "id": self._served.name,
-                "object": "model",
-                "created": self._created,
-                "owned_by": "fettle",
-                "parent": self._served.parent,
-                "max_model_len": self._served.max_model_len,
-                "task": self._served.task,
-            }
-        ]
+        served = self._served
+        card = card_of(served.name, served.parent, self._created, served.max_model_len)
+        return [card | {"task": served.task}]
 
     async def answer(self, question: Question) -> AsyncIterator[Part]:
         """TAKEN, then the answer; given up on, it ends the request."""

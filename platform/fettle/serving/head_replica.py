@@ -5,25 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
 
 from ray import serve
 
 from fettle.engine.env import EngineOptions, default_threads
-from fettle.errors import FettleError, UserError
 from fettle.output import print_into
 from fettle.serving.head_answers import Answer, HeadAnswers
-from fettle.serving.question import Part, Question
-from fettle.serving.replica import DEPLOYMENT, in_one_line
+from fettle.serving.replica import DEPLOYMENT, Answering, reason_of
 from fettle.serving.served_head import ServedHead
 
 logger = logging.getLogger(__name__)
 
 
 @serve.deployment(**DEPLOYMENT)
-class HeadReplica:
+class HeadReplica(Answering):
     """As Replica, which the ingress cannot tell it from; the work is done by transformers, in a thread."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -35,18 +30,8 @@ class HeadReplica:
             routes = await asyncio.to_thread(_loaded, served, options)
         except Exception as error:
             logger.exception("the model did not load")
-            raise error if isinstance(error, UserError) else FettleError(in_one_line(error)) from error
+            raise reason_of(error) from error
         self._answers = HeadAnswers(served, routes)
-
-    async def answer(self, question: Question) -> AsyncIterator[Part]:
-        """See `HeadAnswers.answer`."""
-        async with aclosing(self._answers.answer(question)) as parts:  # type: ignore[type-var]
-            async for part in parts:
-                yield part
-
-    async def cards(self) -> list[dict[str, Any]]:
-        """What can be asked for, as /v1/models lists it."""
-        return self._answers.cards()
 
 
 def _loaded(served: ServedHead, options: EngineOptions) -> dict[str, Answer]:

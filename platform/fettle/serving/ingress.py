@@ -17,7 +17,7 @@ from fettle.serving.gate import Gate
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import log_requests
 from fettle.serving.metrics import RequestMetrics
-from fettle.serving.several import Served, Several
+from fettle.serving.several import Behind, Several
 from fettle.serving.traffic import Traffic
 
 _MAX_ONGOING = 10_000
@@ -48,7 +48,7 @@ class Ingress:
             print_into(log)
         log_requests(log)
         served = [
-            Served(Replicas(handle), names, FolderRegistry(registry) if registry is not None else None)
+            Behind(Replicas(handle), names, FolderRegistry(registry) if registry is not None else None)
             for handle, names, registry in models
         ]
         registries = [one.registry for one in served if one.registry is not None]

@@ -135,12 +135,17 @@ class Reader:
     def _checked(self, ids: Sequence[int] | np.ndarray, field: str) -> np.ndarray:
         if not len(ids):
             raise UserError("an empty text", field=field)
-        if len(ids) > self._limit:
-            raise UserError(f"{len(ids)} tokens; this model reads {self._limit} at most", field=field)
         found = np.asarray(ids)
-        if not 0 <= found.min() <= found.max() < self._vocabulary:  # on a GPU that would end the whole process
-            raise UserError("a token that is none", field=field, expected=f"0 to {self._vocabulary - 1}")
+        check_ids(found, self._limit, self._vocabulary, field)
         return found.astype(np.int32)
+
+
+def check_ids(ids: np.ndarray, limit: int, vocabulary: int, field: str) -> None:
+    """Raises UserError, with the field, for more token ids, [T], than the model reads, and for one that is none."""
+    if len(ids) > limit:
+        raise UserError(f"{len(ids)} tokens; this model reads {limit} at most", field=field)
+    if not 0 <= ids.min() <= ids.max() < vocabulary:  # on a GPU that would end the whole process
+        raise UserError("a token that is none", field=field, expected=f"0 to {vocabulary - 1}")
 
 
 def _are_tokens(value: Any) -> bool:

@@ -57,6 +57,11 @@ def sees(patterns: tuple[str, ...] | None, model: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
+def visible_to(key: Key | None) -> tuple[str, ...] | None:
+    """The patterns of what a key sees; without a key that is everything."""
+    return key.models if key is not None else None
+
+
 class KeyFile:
     """JSON with one object a key, for its owner's eyes. Who changes it replaces it as a whole; who reads it looks again
     once it was changed."""
@@ -90,15 +95,15 @@ class KeyFile:
         name that is taken or none, and for what is no scope or limit."""
         if not _NAME.fullmatch(name):
             raise UserError(f"'{name[:80]}' is no name for a key", field="name", expected="letters, digits, . _ -")
-        there = self.all()
-        if any(one.name == name for one in there):
-            raise UserError(
-                f"there is a key '{name}'", field="name", fix=f"fettle keys revoke {name}, or take another name"
-            )
         secret = _BEGIN + secrets.token_urlsafe(32)
         key = checked(Key(name=name, digest=digest_of(secret), **told))
         with self._locked():
-            self._write([*self.all(), key])
+            there = self.all()
+            if any(one.name == name for one in there):
+                raise UserError(
+                    f"there is a key '{name}'", field="name", fix=f"fettle keys revoke {name}, or take another name"
+                )
+            self._write([*there, key])
         return secret
 
     def revoke(self, name: str) -> None:

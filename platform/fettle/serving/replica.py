@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,25 @@ DEPLOYMENT: dict[str, Any] = {
 """Of whatever answers behind the ingress."""
 
 
+class Answering:
+    """What the ingress asks of a replica. _answers: Answers, or HeadAnswers."""
+
+    _answers: Any
+
+    async def answer(self, question: Question) -> AsyncIterator[Part]:
+        """See `Answers.answer`, `HeadAnswers.answer`."""
+        async with aclosing(self._answers.answer(question)) as parts:
+            async for part in parts:
+                yield part
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """What can be asked for, as /v1/models lists it."""
+        found: list[dict[str, Any]] = self._answers.cards()
+        return found
+
+
 @serve.deployment(**DEPLOYMENT)
-class Replica:
+class Replica(Answering):
     """Counts as started once it is warm, so that it is asked nothing before, and a rolling update takes the one before
     it away no earlier. log: file for everything this process prints. Raises UserError or FettleError with the reason
     why it never will answer."""
@@ -57,19 +75,9 @@ class Replica:
     ) -> None:
         if log is not None:
             print_into(log)
-        self._answers: Answers
         self._watching: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         await self._load(served, options)
-
-    async def answer(self, question: Question) -> AsyncIterator[Part]:
-        """See `Answers.answer`."""
-        async for part in self._answers.answer(question):
-            yield part
-
-    async def cards(self) -> list[dict[str, Any]]:
-        """What can be asked for, as /v1/models lists it."""
-        return self._answers.cards()
 
     async def _load(self, served: ServedModel, options: EngineOptions) -> None:
         try:
@@ -86,7 +94,7 @@ class Replica:
             await engine.warm_up()
         except Exception as error:
             logger.exception("the engine did not start")
-            raise error if isinstance(error, UserError) else FettleError(in_one_line(error)) from error
+            raise reason_of(error) from error
         gc.collect()
         gc.freeze()  # the collector need not walk vLLM's half a million objects again at every turn
         self._answers = Answers(
@@ -176,9 +184,12 @@ def _import_engine() -> None:
     import fettle.engine.openai_app  # noqa: F401
 
 
-def in_one_line(error: Exception) -> str:
-    """Type and first telling line: pydantic's first line only counts its errors."""
+def reason_of(error: Exception) -> FettleError:
+    """What whoever deployed a replica is told of why it did not start: a user's mistake as it is, of anything else its
+    type and first telling line. pydantic's first line only counts its errors."""
+    if isinstance(error, UserError):
+        return error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and "validation error" in lines[0]:
         lines = lines[1:]
-    return f"{type(error).__name__}: {lines[0][:_REASON_CHARS] if lines else 'no message'}"
+    return FettleError(f"{type(error).__name__}: {lines[0][:_REASON_CHARS] if lines else 'no message'}")

@@ -18,7 +18,7 @@ _NAMES_FOR_S = 0.5
 
 
 @dataclass(frozen=True)
-class Served:
+class Behind:
     """names: that are always there, the base first. registry: of adapters over it, no other model's."""
 
     engines: Engines
@@ -29,7 +29,7 @@ class Served:
 class Several:
     """Engines in place of one. What no model is called by is asked of the first, which says so."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
+    def __init__(self, served: Sequence[Behind]) -> None:
         self._served = served
         self._published: list[set[str]] = [set() for _ in served]
         self._looked, self._looking = -_NAMES_FOR_S, asyncio.Lock()
@@ -47,7 +47,7 @@ class Several:
         there = [cards for cards in told if cards is not None]
         return [card for cards in there for card in cards] if there else None
 
-    async def _meant(self, model: object) -> Served:
+    async def _meant(self, model: object) -> Behind:
         if not isinstance(model, str) or not model:
             return self._served[0]
         for one in self._served:

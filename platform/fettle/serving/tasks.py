@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.responses import JSONResponse
 
@@ -23,6 +23,18 @@ DOES: dict[Task, str] = {
     "reward": "scores answers and writes no text",
     "embed": "gives embeddings and writes no text",
 }
+
+
+def card_of(name: str, parent: str | None, created: int, max_model_len: int) -> dict[str, Any]:
+    """What /v1/models says of one name. created: seconds since 1970."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "fettle",
+        "parent": parent,
+        "max_model_len": max_model_len,
+    }
 
 
 def elsewhere(task: Task, path: str) -> JSONResponse | None:

@@ -63,8 +63,8 @@ class Traffic:
             if found or all(registry.is_there for registry in self._registries):  # else one is away
                 self._canaries = found
             self._stopped = {name: one for name, one in self._stopped.items() if self._canaries.get(name) == one}
-        except OSError as error:
-            logger.error("the canaries cannot be read: %s", error)
+        except Exception as error:  # of a file system that is away, or of files that make no sense
+            logger.error("the canaries cannot be read: %s: %s", type(error).__name__, error)
         self._seen = {key: seen for key, seen in self._seen.items() if self._canaries.get(key[0]) == key[1]}
 
     def canary(self, model: str) -> Canary | None:

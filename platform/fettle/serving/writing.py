@@ -26,7 +26,7 @@ from fettle.models.generate import generate, load_speaker
 from fettle.serving.batcher import Batcher
 from fettle.serving.head_answers import Answer, usage_of, whole
 from fettle.serving.head_models import dtype_for
-from fettle.serving.inputs import Body, Input, checked, inputs_of, messages_in
+from fettle.serving.inputs import Body, Input, check_ids, checked, inputs_of, messages_in
 from fettle.serving.question import Part, Question
 from fettle.serving.served_head import ServedHead
 from fettle.serving.tasks import CHAT, COMPLETE
@@ -103,7 +103,8 @@ class Writing:
         _check_followed(question.wanted)
         loop = asyncio.get_running_loop()
         prompts = await loop.run_in_executor(self._thread, read)
-        self._check_prompts(prompts, "messages" if is_chat else "prompt")
+        for ids in prompts:
+            check_ids(ids, self._served.max_model_len, self._vocabulary, "messages" if is_chat else "prompt")
         pieces: asyncio.Queue[tuple[int, str, Finish | None] | None] = asyncio.Queue()
         longest = self._served.max_model_len
         given = asked.max_completion_tokens if is_chat and asked.max_completion_tokens else asked.max_tokens
@@ -175,14 +176,6 @@ class Writing:
         ids = self._tokenizer(one, verbose=False)["input_ids"]
         eos = self._tokenizer.eos_token_id
         return np.asarray(ids if ids[-1:] == [eos] else [*ids, eos])
-
-    def _check_prompts(self, prompts: Sequence[np.ndarray], field: str) -> None:
-        longest = self._served.max_model_len
-        for ids in prompts:
-            if len(ids) > longest:
-                raise UserError(f"{len(ids)} tokens; this model reads {longest} at most", field=field)
-            if not 0 <= ids.min() <= ids.max() < self._vocabulary:
-                raise UserError("a token that is none", field=field, expected=f"0 to {self._vocabulary - 1}")
 
 
 class _Shape:

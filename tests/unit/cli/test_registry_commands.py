@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from bundled_adapter import write_bundled_adapter
 from typer.testing import CliRunner
 
-from fettle.artifact import new_artifact
 from fettle.cli.main import app
 from fettle.errors import UserError
-from fettle.models.base import BUNDLED, digest_of
-from fettle.serving.weights import tensor_shapes
+from fettle.models.base import BUNDLED
 
 MakeAdapter = Callable[..., Path]
-MODULE = "model.layers.0.self_attn.q_proj"
 
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> MakeAdapter:
     """`make_adapter(name)`: an adapter's artifact over the bundled model, of weights that differ by name."""
-    outputs, inputs = tensor_shapes(BUNDLED["tiny"] / "model.safetensors")[f"{MODULE}.weight"]
-    base = {"path": str(BUNDLED["tiny"]), "digest": digest_of(BUNDLED["tiny"])}
 
     def make(name: str, **config: object) -> Path:
-        with new_artifact(tmp_path / name, kind="adapter", name="support", fingerprint="f", base=base) as folder:
-            (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | config))
-            key = f"base_model.model.{MODULE}"
-            tensors = {
-                f"{key}.lora_A.weight": np.full((4, inputs), len(name), np.float32),
-                f"{key}.lora_B.weight": np.zeros((outputs, 4), np.float32),
-            }
-            save_file(tensors, folder / "adapter_model.safetensors")
-        return tmp_path / name
+        return write_bundled_adapter(tmp_path / name, "support", **config)
 
     return make
 

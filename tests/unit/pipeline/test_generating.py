@@ -8,25 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from bundled_adapter import write_bundled_adapter
 
-from fettle.artifact import new_artifact
 from fettle.data.sources import open_source
 from fettle.engine.sampling import Completion, Sampling
 from fettle.errors import UserError
-from fettle.models.base import BUNDLED, digest_of, load_tokenizer, resolve_template
+from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline import generating
 from fettle.pipeline.generating import Generated, generate
 from fettle.recipe.data import DataSpec
 from fettle.registry.folder import FolderRegistry
 from fettle.rl.engines import Answered, Asked
 from fettle.serving.resolve import ServedModel
-from fettle.serving.weights import tensor_shapes
 
 Say = Callable[..., list[dict[str, Any]]]
-MODULE = "model.layers.0.self_attn.q_proj"
 DRAWN = Sampling(8, 1.0, num_samples=2)
 
 
@@ -68,21 +64,9 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Callable[..., Path]:
     """`make_adapter(name)`: an artifact over the bundled model; template: a chat template of its own."""
-    outputs, inputs = tensor_shapes(BUNDLED["tiny"] / "model.safetensors")[f"{MODULE}.weight"]
-    base = {"path": str(BUNDLED["tiny"]), "digest": digest_of(BUNDLED["tiny"])}
 
     def make(name: str, template: str | None = None) -> Path:
-        with new_artifact(tmp_path / name, kind="adapter", name=name, fingerprint="f", base=base) as folder:
-            (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
-            if template is not None:
-                (folder / "chat_template.jinja").write_text(resolve_template(template))
-            key = f"base_model.model.{MODULE}"
-            tensors = {
-                f"{key}.lora_A.weight": np.full((4, inputs), len(name), np.float32),
-                f"{key}.lora_B.weight": np.zeros((outputs, 4), np.float32),
-            }
-            save_file(tensors, folder / "adapter_model.safetensors")
-        return tmp_path / name
+        return write_bundled_adapter(tmp_path / name, name, template)
 
     return make
 

@@ -16,7 +16,7 @@ from fettle.data.neutral import Neutral
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.answers import Answers
 from fettle.serving.gate import Gate
-from fettle.serving.several import Served, Several
+from fettle.serving.several import Behind, Several
 
 COMPLETE = "/v1/completions"
 
@@ -36,9 +36,9 @@ def engine(name: str, *adapters: str) -> InProcess:
 
 @pytest.fixture
 def at(registry: FolderRegistry) -> TestClient:
-    small = Served(engine("small", "polite"), ("small", "polite"), None)
-    large = Served(engine("large", "support:1"), ("large",), registry)  # as if it had loaded what is published
-    absent = Served(InProcess(None), ("absent",), None)
+    small = Behind(engine("small", "polite"), ("small", "polite"), None)
+    large = Behind(engine("large", "support:1"), ("large",), registry)  # as if it had loaded what is published
+    absent = Behind(InProcess(None), ("absent",), None)
     return TestClient(Gate(Several([small, large, absent])))
 
 

@@ -21,14 +21,14 @@ from ray.serve.schema import LoggingConfig
 from fettle.cluster import available_cpus, available_gpus, ray_session
 from fettle.engine.env import EngineOptions, device
 from fettle.errors import DoesNotFit, FettleError, UserError
-from fettle.serving.head_replica import HeadReplica
+from fettle.serving.heads.replica import HeadReplica
+from fettle.serving.heads.served import ServedHead, resolve_head
 from fettle.serving.ingress import Ingress
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import log_into, new_log
 from fettle.serving.port import check_open, check_port
 from fettle.serving.replica import Replica
 from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
-from fettle.serving.served_head import ServedHead, resolve_head
 
 APP = "fettle"
 _FREE_CPU_TIMEOUT_S = 20

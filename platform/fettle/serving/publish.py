@@ -9,8 +9,8 @@ from fettle.errors import UserError
 from fettle.models.base import resolve_base
 from fettle.registry.folder import FolderRegistry, Version
 from fettle.registry.reference import CANDIDATE
+from fettle.serving.heads.served import only_causal, task_of
 from fettle.serving.resolve import admitted, base_of
-from fettle.serving.served_head import only_causal, task_of
 from fettle.serving.weights import check_model
 
 

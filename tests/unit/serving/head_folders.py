@@ -15,9 +15,9 @@ from fettle.engine.env import EngineOptions
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.models.heads import load_headed
 from fettle.models.label_rows import name_labels
-from fettle.serving import reading, writing
-from fettle.serving.head_answers import HeadAnswers
-from fettle.serving.served_head import resolve_head
+from fettle.serving.heads import reading, writing
+from fettle.serving.heads.answers import HeadAnswers
+from fettle.serving.heads.served import resolve_head
 
 LABELS = ("billing", "greeting", "other")
 TEXTS = ("Hello there.", "My bill is wrong, and it is the third time this year!", "x")

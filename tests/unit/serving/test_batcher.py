@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from fettle.serving.batcher import Batcher
+from fettle.serving.heads.batcher import Batcher
 
 
 class Doubles:

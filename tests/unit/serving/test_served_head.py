@@ -15,9 +15,9 @@ from fettle.artifact import MANIFEST, digest_folder
 from fettle.engine.env import EngineOptions
 from fettle.errors import UserError
 from fettle.serving.deploy import app
+from fettle.serving.heads.served import ServedHead, resolve_head
 from fettle.serving.publish import publish
 from fettle.serving.resolve import resolve
-from fettle.serving.served_head import ServedHead, resolve_head
 
 BERT = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}

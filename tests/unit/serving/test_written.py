@@ -24,11 +24,11 @@ from fettle.engine.env import EngineOptions
 from fettle.evaluate.generate import answers
 from fettle.models.base import load_tokenizer, resolve_template
 from fettle.models.generate import load_speaker
-from fettle.serving import writing
-from fettle.serving.head_answers import HeadAnswers
+from fettle.serving.heads import writing
+from fettle.serving.heads.answers import HeadAnswers
+from fettle.serving.heads.served import resolve_head
+from fettle.serving.heads.written import Row
 from fettle.serving.question import TAKEN, Question
-from fettle.serving.served_head import resolve_head
-from fettle.serving.written import Row
 from small_t5 import make_bart, make_t5
 
 COMPLETE, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from fettle.errors import UserError
 from fettle.serving.failures import failure, no_model
+from fettle.serving.heads.served import ServedHead
 from fettle.serving.keys import sees
 from fettle.serving.question import TAKEN, Part, Question
-from fettle.serving.served_head import ServedHead
 from fettle.serving.tasks import card_of, elsewhere
 
 logger = logging.getLogger(__name__)

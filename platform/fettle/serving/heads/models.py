@@ -22,7 +22,7 @@ from fettle.models.base import dtype_of, load_weights
 from fettle.models.heads import check_headed, load_headed, reads_first
 from fettle.models.label_rows import name_labels
 from fettle.models.stored import load
-from fettle.serving.served_head import ServedHead
+from fettle.serving.heads.served import ServedHead
 
 
 class HeadModel:

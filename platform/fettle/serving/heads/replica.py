@@ -10,9 +10,9 @@ from ray import serve
 
 from fettle.engine.env import EngineOptions, default_threads
 from fettle.output import print_into
-from fettle.serving.head_answers import Answer, HeadAnswers
+from fettle.serving.heads.answers import Answer, HeadAnswers
+from fettle.serving.heads.served import ServedHead
 from fettle.serving.replica import DEPLOYMENT, Answering, reason_of
-from fettle.serving.served_head import ServedHead
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _loaded(served: ServedHead, options: EngineOptions) -> dict[str, Answer]:
     # Imported here, not above: the driver imports this module to deploy it and has no use for them.
     import torch
 
-    from fettle.serving import reading, writing
+    from fettle.serving.heads import reading, writing
 
     torch.set_num_threads(options.threads or default_threads())  # Ray's own setting is one, for one reserved CPU
     routes_of = writing.routes_of if served.task == "write" else reading.routes_of

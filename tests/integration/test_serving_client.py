@@ -13,7 +13,11 @@ import openai
 import psutil
 import pytest
 import requests
+import schemathesis
+from schemathesis import BaseSchema
+from schemathesis.config import SchemathesisConfig
 
+from conforming import tried
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import access_file
 from live import COMPLETE, COUNT, Live, farthest, greedy, live
@@ -142,7 +146,21 @@ def test_requests_are_logged_without_what_was_said(at: Live, client: openai.Open
             b' {"name": "x", "schema": {"type": "nothing"}}}}',
             400,
         ),
-        (b'{"model": "polite", "prompt": "x", "structured_outputs": {"regex": "(("}}', 400),
+        *(
+            (b'{"model": "polite", "prompt": "x", "structured_outputs": %s}' % given, 400)
+            for given in (
+                b'{"regex": "(("}',
+                b'{"regex": "\\\\p{L}+"}',  # found out only as it is compiled
+                b'{"regex": "[^\\\\s\\\\S]"}',  # nothing is one
+                b'{"grammar": "root ::= root"}',
+                b'{"regex": "' + b"(a|b)" * 20_000 + b'"}',
+                b'{"choice": ["' + b"a" * 1_000_000 + b'"]}',
+                b'"x"',
+            )
+        ),
+        (b'{"model": "polite", "prompt": "x", "top_k": 1' + b"0" * 30 + b"}", 400),
+        (b'{"model": "polite", "prompt": "x", "user": ' + b"[" * 900 + b"]" * 900 + b"}", 400),
+        (b'{"model": "polite", "prompt": "x", "prompt_embeds": "gASVBQAAAAAAAACMAWGULg=="}', 400),
         (b'{"model": "polite", "prompt": "' + b"a" * (8 << 20) + b'"}', 413),
     ],
 )
@@ -151,6 +169,17 @@ def test_what_a_hostile_client_sends_is_refused_and_the_server_stays_well(at: Li
     answer = requests.post(f"{at.url}/v1/completions", data=body, headers=headers, timeout=60)
     told = answer.json()["error"]
     assert (answer.status_code, told["code"]) == (status, status), answer.text[:300]
+    assert at.post(COMPLETE, {"model": "polite", "prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+def test_no_request_that_schemathesis_makes_of_the_document_is_answered_wrongly(at: Live) -> None:
+    def load(config: SchemathesisConfig) -> BaseSchema:
+        found = schemathesis.openapi.from_url(f"{at.url}/openapi.json", config=config)
+        return found.include(path=["/health", "/ready", "/v1/chat/completions", "/v1/completions", "/v1/models"])
+
+    trial = tried(load, at.headers, examples=5, model="polite")
+
+    assert trial.wrong == [] and trial.statuses[200] > 50
     assert at.post(COMPLETE, {"model": "polite", "prompt": "x", "max_tokens": 1}).status_code == 200
 
 

@@ -1,4 +1,5 @@
-"""`fettle publish | promote | rollback | adapters`: versions of adapters, and the names that point at them."""
+"""`fettle publish | promote | rollback | adapters`: versions of adapters and models, and the names that point at
+them."""
 
 from __future__ import annotations
 
@@ -17,16 +18,17 @@ _Alias = Annotated[str, typer.Option(help="The name that is moved; `production` 
 
 
 def publish_command(
-    adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter, an artifact's too.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter or a full model, an artifact's too.")],
     registry: _Registry,
     name: Annotated[str | None, typer.Option(help="What it is called; by default its artifact's name.")] = None,
     alias: _Alias = CANDIDATE,
-    base: Annotated[str | None, typer.Option(help="What it goes over; by default what it says itself.")] = None,
+    base: Annotated[str | None, typer.Option(help="What an adapter goes over; by default what it says itself.")] = None,
 ) -> None:
-    """Copy an adapter into the registry as the next version of its name; endpoints load it within seconds."""
+    """Copy an adapter or a model into the registry as the next version of its name; endpoints load an adapter within
+    seconds, and start engines for a model that they serve."""
     from fettle.serving.publish import publish
 
-    version = publish(adapter, registry=registry, name=name, alias=alias, base=base)
+    version = publish(folder, registry=registry, name=name, alias=alias, base=base)
     typer.echo(f"{version.id} is {version.name}@{alias} ({version.size / 2**20:.1f} MiB, {version.digest[:19]})")
     if alias == CANDIDATE:
         typer.echo(f"ask for it as {version.name}@candidate; then: fettle promote {version.name}@candidate")
@@ -101,10 +103,10 @@ def adapters_command(registry: _Registry) -> None:
             if named and name in pinned:
                 named += " (pinned)"
             size = f"{version.size / 2**20:.1f} MiB"
-            rows.append((version.id, named, size, version.published[:16], version.digest[:19]))
+            rows.append((version.id, version.kind, named, size, version.published[:16], version.digest[:19]))
     if not rows:
         typer.echo(f"nothing is published in {there.root}")
-    for line in lines_of(("version", "aliases", "size", "published", "digest"), rows):
+    for line in lines_of(("version", "kind", "aliases", "size", "published", "digest"), rows):
         typer.echo(line)
     for name in there.names():
         if (canary := there.canary(name)) is not None:

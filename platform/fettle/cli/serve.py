@@ -25,7 +25,12 @@ LengthOption = Annotated[
 
 
 def serve_command(
-    model: Annotated[str, typer.Argument(help="The bundled `tiny`, the folder of a model or an adapter, or a hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The bundled `tiny`, the folder of a model or an adapter, a hub id, or the registry's name of a model."
+        ),
+    ],
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     host: Annotated[str, typer.Option(help="Address; one that other machines reach wants --keys.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="What requests call MODEL; by default its own name.")] = None,
@@ -33,6 +38,10 @@ def serve_command(
     registry: Annotated[
         Path | None,
         typer.Option(envvar="FETTLE_REGISTRY", help="A registry's folder, whose published adapters are served too."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ALIAS", help="Engines for this alias of a model in the registry too; repeatable."),
     ] = None,
     places: Annotated[
         int, typer.Option(help="Published adapters that are held at a time; others are loaded when asked for.")
@@ -71,6 +80,7 @@ def serve_command(
                 name=name,
                 adapters=adapters,
                 registry=registry,
+                also=also or [],
                 places=places,
                 replicas=replicas,
                 tool_parser=tool_parser,

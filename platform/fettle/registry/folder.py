@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
@@ -20,23 +19,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import MANIFEST, digest_folder, is_artifact, read_artifact, replace_text, sync_folder
+from fettle.artifact import digest_folder, is_artifact, read_artifact, replace_text, sync_folder
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.canary import Canary
+from fettle.registry.files import Kind, checked_files
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
 
-MAX_BYTES = 4 << 30
 _MARK = ".registry"
 _PIN = ".pinned"
 _MOST_BEFORE = 20  # versions that an alias can go back to
-# Code, or what may hide some; everything else of an adapter is text.
-_TAKEN = {".json", ".safetensors", ".jinja", ".txt", ".model"}
 
 
 @dataclass(frozen=True)
 class Version:
-    """number: from 1. digest: over all its files. base: path and digest of what it goes over, as far as it says so.
-    size: bytes. published: in UTC."""
+    """number: from 1. digest: over all its files. base: path and digest of what an adapter goes over, as far as it says
+    so. size: bytes. published: in UTC. kind: an adapter, or a model's full weights."""
 
     name: str
     number: int
@@ -45,6 +42,7 @@ class Version:
     size: int
     published: str
     base: dict[str, str] | None = None
+    kind: Kind = "adapter"
 
     @property
     def id(self) -> str:
@@ -53,7 +51,7 @@ class Version:
 
 
 class FolderRegistry:
-    """Of adapters below `root`, which need not be there yet."""
+    """Of adapters and models below `root`, which need not be there yet. All versions of a name are of one kind."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
@@ -69,6 +67,11 @@ class FolderRegistry:
             folder.parent.name for folder in self.root.glob("*/versions") if self._numbers(folder.parent.name)
         )
 
+    def kind(self, name: str) -> Kind | None:
+        """Of a name's versions; None of an unknown one. Raises UserError where its files make no sense."""
+        numbers = self._numbers(name)
+        return self._read(name, numbers[-1]).kind if numbers else None
+
     def versions(self, name: str) -> list[Version]:
         """All that are there, oldest first; none for an unknown name."""
         return [self._read(name, number) for number in self._numbers(name)]
@@ -81,7 +84,7 @@ class FolderRegistry:
         """What a reference means now. Raises UserError where there is no such thing."""
         if not self._numbers(wanted.name):
             near = did_you_mean(wanted.name, self.names())
-            raise UserError(f"no adapter '{wanted.name}' is published in {self.root}{near}", field="name")
+            raise UserError(f"nothing called '{wanted.name}' is published in {self.root}{near}", field="name")
         number = wanted.number
         if number is None:
             aliases = self.aliases(wanted.name)
@@ -100,25 +103,31 @@ class FolderRegistry:
         return self._read(wanted.name, number)
 
     def publish(self, name: str, folder: str | Path, *, alias: str = CANDIDATE) -> Version:
-        """A copy of the adapter in `folder` as the next version, at which `alias` points from then on; the newest
-        version again, where that has the very same files.
+        """A copy of the adapter or model in `folder` as the next version, at which `alias` points from then on; the
+        newest version again, where that has the very same files.
 
-        Raises UserError for a bad name, an artifact whose files have changed, files that are no adapter's, links, or
-        more than 4 GiB; then nothing is changed.
+        Raises UserError for a bad name, one of the other kind, an artifact whose files have changed, and as
+        `checked_files`; then nothing is changed.
         """
         source = Path(folder)
         check_name(name)
         check_alias(alias)
-        size = _checked_files(source)
+        kind, size = checked_files(source)
         artifact = read_artifact(source, verify=True) if is_artifact(source) else None
         digest = artifact.digest if artifact is not None else digest_folder(source)
         with self._locked(name):
             there = self.versions(name)
+            if there and there[-1].kind != kind:
+                raise UserError(
+                    f"'{name}' is a published {there[-1].kind}, and this is a{'n' * (kind == 'adapter')} {kind}",
+                    field="name",
+                    fix="publish it under another name",
+                )
             if there and there[-1].digest == digest:
                 version = there[-1]
             else:
                 base = artifact.base if artifact is not None else None
-                version = self._commit(name, source, digest, size, base)
+                version = self._commit(name, source, digest, size, base, kind)
             self._point(name, alias, version.number)
         return version
 
@@ -169,21 +178,25 @@ class FolderRegistry:
         return {file.parent.name for file in self.root.glob(f"*/{_PIN}")}
 
     def pin(self, name: str, is_pinned: bool) -> None:
-        """Raises UserError for an unknown name."""
+        """Raises UserError for an unknown name, and a model's: engines of its own hold that anyway."""
         if not self._numbers(name):
             self.find(Reference(name))
+        if is_pinned and self.kind(name) == "model":
+            raise UserError(f"'{name}' is a model, and only adapters take places", field="name")
         with self._locked(name):
             if is_pinned:
                 (self.root / name / _PIN).touch()
             else:
                 (self.root / name / _PIN).unlink(missing_ok=True)
 
-    def state(self) -> dict[str, dict[str, Version] | None]:
-        """Name to alias to version, of all names: what replicas look at again and again. None for a name whose files
-        cannot be read; an alias whose version is gone is left out."""
+    def state(self, kind: Kind) -> dict[str, dict[str, Version] | None]:
+        """Name to alias to version, of all names of a kind: what endpoints look at again and again. None for a name
+        whose files cannot be read; an alias whose version is gone is left out."""
         found: dict[str, dict[str, Version] | None] = {}
         for name in self.names():
             try:
+                if self.kind(name) not in (kind, None):
+                    continue
                 aliases = self.aliases(name).items()
                 there = {alias: number for alias, number in aliases if self._file(name, number).is_file()}
                 found[name] = {alias: self._read(name, number) for alias, number in there.items()}
@@ -191,7 +204,9 @@ class FolderRegistry:
                 found[name] = None
         return found
 
-    def _commit(self, name: str, source: Path, digest: str, size: int, base: dict[str, str] | None) -> Version:
+    def _commit(
+        self, name: str, source: Path, digest: str, size: int, base: dict[str, str] | None, kind: Kind
+    ) -> Version:
         """The folder first, then the file that makes it a version; on any error nothing is left behind."""
         versions = self._versions(name)
         for dead in versions.glob(".partial-*"):  # of publishers that died: this one holds the lock
@@ -208,7 +223,7 @@ class FolderRegistry:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        version = Version(name, number, versions / str(number), digest, size, now, base)
+        version = Version(name, number, versions / str(number), digest, size, now, base, kind)
         told = {key: value for key, value in asdict(version).items() if key != "folder"}
         replace_text(self._file(name, number), json.dumps(told, indent=2))
         return version
@@ -271,28 +286,3 @@ class FolderRegistry:
 def _numbers_of(files: Iterable[Path]) -> list[int]:
     """Those that files and folders are called by, in order; what is called otherwise is left out."""
     return sorted(int(file.stem) for file in files if file.stem.isascii() and file.stem.isdigit())
-
-
-def _checked_files(folder: Path) -> int:
-    """Bytes of the adapter in a folder. Raises UserError for what is none, or holds what shall not be published."""
-    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            "no adapter in safetensors", file=folder, expected="adapter_config.json and adapter_model.safetensors"
-        )
-    size = 0
-    for file in sorted(folder.rglob("*")):
-        if file.is_symlink():
-            raise UserError("a link; only plain files are published", file=file)
-        if file.is_dir():
-            continue
-        if file.suffix not in _TAKEN and file.name not in (MANIFEST, "README.md"):
-            raise UserError(
-                "not a file that an adapter consists of",
-                file=file,
-                expected=", ".join(sorted(_TAKEN)),
-                fix="take it out of the folder, or save the adapter anew with safetensors",
-            )
-        size += os.path.getsize(file)
-    if size > MAX_BYTES:
-        raise UserError(f"{size / 2**30:.1f} GiB; an adapter has at most {MAX_BYTES >> 30}", file=folder)
-    return size

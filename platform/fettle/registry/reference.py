@@ -1,4 +1,4 @@
-"""How a published adapter is called: `support` (in production), `support@candidate`, `support:7`."""
+"""How a published adapter or model is called: `support` (in production), `support@candidate`, `support:7`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def reference(told: str, field: str = "name") -> Reference:
     found = parsed(told)
     if found is None:
         raise UserError(
-            f"'{told[:80]}' names no published adapter",
+            f"'{told[:80]}' names nothing that is published",
             field=field,
             expected="NAME, NAME@ALIAS or NAME:NUMBER, of letters, digits, '.', '_' and '-'",
         )
@@ -55,7 +55,7 @@ def reference(told: str, field: str = "name") -> Reference:
 def check_name(told: str, field: str = "name") -> str:
     """Raises UserError unless it is a bare name."""
     expected = "letters, digits, '.', '_' and '-', 64 at most, a letter or digit first"
-    return _checked(_NAME, told, "name for an adapter", field, expected)
+    return _checked(_NAME, told, "name for what is published", field, expected)
 
 
 def check_alias(told: str, field: str = "alias") -> str:

@@ -34,6 +34,11 @@ class Access:
         self._windows = FixedWindowRateLimiter(MemoryStorage())
         self._running: Counter[str] = Counter()
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether a request wants one."""
+        return self._keys is not None
+
     def known(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope) -> Key | None:
         """The key of a request; None where there are none at all. Raises Refused for no key, a wrong one, and one
         without the scope."""

@@ -24,6 +24,7 @@ _FIELDS = {
     PROMOTE: {"version", "alias", "percent", "is_shadow", "most_errors", "most_slowdown", "least"},
     ROLLBACK: {"name", "alias"},
 }
+_WAIT_S = 5  # for a file system that is away
 _NUMBERS = ("percent", "most_errors", "most_slowdown", "least")
 
 
@@ -39,11 +40,12 @@ async def administer(registries: Sequence[FolderRegistry], path: str, wanted: di
         check_name(name)
         registry = await asyncio.to_thread(_of, registries, name) if sees(key.models, name) else None
         if registry is None:
-            return failure(404, f"no adapter '{name}' is published here", kind=NOT_FOUND)
+            return failure(404, f"nothing called '{name}' is published here", kind=NOT_FOUND)
         moved = await asyncio.to_thread(_promoted if path == PROMOTE else _rolled_back, registry, wanted)
         access_log.info(json.dumps({"key": key.name, "route": path, **_told(moved)}))
     except OSError as error:
-        return failure(503, f"the registry cannot be changed now ({error.strerror})", kind=UNAVAILABLE)
+        why = f"the registry cannot be changed now ({error.strerror})"
+        return failure(503, why, kind=UNAVAILABLE, retry_after_s=_WAIT_S)
     except UserError as error:
         return failure(400, error.got if error.expected is None else f"{error.got}; expected: {error.expected}")
     return JSONResponse(_told(moved))
@@ -81,6 +83,7 @@ def _card(registry: FolderRegistry, name: str, is_pinned: bool) -> dict[str, Any
     ]
     return {
         "name": name,
+        "kind": registry.kind(name),
         "aliases": registry.aliases(name),
         "versions": versions,
         "pinned": is_pinned,

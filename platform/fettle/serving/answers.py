@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,12 +16,13 @@ from fettle.data.neutral import Neutral
 from fettle.engine.fingerprint import ANSWERED_BY
 from fettle.errors import UserError
 from fettle.registry.reference import Reference, parsed
+from fettle.serving.constrained import Constrained, is_constrained
 from fettle.serving.failures import NOT_FOUND, UNAVAILABLE, failure, no_model
 from fettle.serving.keys import sees
 from fettle.serving.messages import as_learned
-from fettle.serving.question import TAKEN, VERSION, EngineDied, Part, Question
+from fettle.serving.question import DIGEST, TAKEN, VERSION, EngineDied, Part, Question
 from fettle.serving.residency import Residency
-from fettle.serving.resident import NoRoom, NotPublished, Resident
+from fettle.serving.resident import NoRoom, NotPublished
 from fettle.serving.tasks import CHAT, card_of, elsewhere
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ _FINGERPRINT_CHARS = len("sha256:") + 12
 class Answers:
     """app: vLLM's. names: of the base and the adapters that are always there, the base first. defaults: request fields
     by model name, filled in where a request leaves them out. neutral: by model name, what breaks control tokens' names
-    in its chats. published: what else can be asked for, by the registry's names."""
+    in its chats. published: what else can be asked for, by the registry's names. digest: of the base, where its
+    name is a published version's."""
 
     def __init__(
         self,
@@ -45,9 +48,11 @@ class Answers:
         max_model_len: int,
         published: Residency | None = None,
         is_dead: Callable[[], bool] = lambda: False,
+        digest: str | None = None,
     ) -> None:
         self._app, self._names, self._defaults, self._neutral = app, names, defaults, neutral
         self._max_model_len, self._published, self._is_dead = max_model_len, published, is_dead
+        self._digest = digest
         self._created = int(time.time())
 
     def cards(self) -> list[dict[str, Any]]:
@@ -65,12 +70,12 @@ class Answers:
         it ends the request."""
         if self._is_dead():
             await self._ending()
-        yield TAKEN
         parts: asyncio.Queue[Part | None] = asyncio.Queue()
         running = asyncio.create_task(self._run(question, parts.put_nowait))
         running.add_done_callback(lambda _: parts.put_nowait(None))
         is_first = True
         try:
+            yield TAKEN  # on its way while the engine begins
             while (part := await parts.get()) is not None:
                 if is_first and (part.status or 0) >= 500 and self._is_dead():
                     await self._ending()
@@ -119,7 +124,9 @@ class Answers:
             return self._no_model(model, question.visible)
         if model in self._names:
             defaults = self._defaults.get(model, {})
-            return self._passed(wanted, defaults, self._neutral[model] if is_chat else None)
+            passed = self._passed(wanted, defaults, self._neutral[model] if is_chat else None)
+            is_version = self._digest is not None and model == self._names[0]
+            return _Named(passed, model, str(self._digest)) if is_version else passed
         meant = parsed(model)
         if self._published is None or meant is None or meant.name not in self._published.names:
             return self._no_model(model, question.visible)
@@ -136,7 +143,7 @@ class Answers:
             return failure(503, f"'{model}' cannot be loaded now", kind=UNAVAILABLE, retry_after_s=1)
         wanted = wanted | {"model": resident.version.id}
         passed = self._passed(wanted, resident.defaults, resident.neutral if is_chat else None)
-        return _Held(passed, resident, self._published)
+        return _Named(passed, resident.version.id, resident.version.digest, partial(self._published.release, resident))
 
     def _no_model(self, model: object, visible: tuple[str, ...] | None) -> ASGIApp:
         published: Collection[str] = self._published.names if self._published is not None else ()
@@ -149,7 +156,7 @@ class Answers:
             body = json.dumps(_filled(wanted, defaults, neutral is not None)).encode()
         except RecursionError:
             return failure(400, "the request's body is nested too deeply")
-        return _WithBody(self._app, body)
+        return _WithBody(Constrained(self._app, self._is_dead) if is_constrained(wanted) else self._app, body)
 
 
 class _WithBody:
@@ -172,27 +179,26 @@ class _WithBody:
         await self.app(scope, first_the_body, send)
 
 
-class _Held:
-    """`app`, which is answered by a published version: named in the answer's headers, and given back at its end."""
+class _Named:
+    """`app`, which a published version answers: named in the answer's headers. ended: is told of its end."""
 
-    def __init__(self, app: ASGIApp, resident: Resident, published: Residency) -> None:
-        self.app, self.resident, self.published = app, resident, published
+    def __init__(self, app: ASGIApp, version: str, digest: str, ended: Callable[[], None] = lambda: None) -> None:
+        self.app, self.version, self.digest, self.ended = app, version, digest, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        version = self.resident.version
-        told = [(VERSION, version.id.encode()), (b"x-fettle-digest", version.digest.encode())]
+        told = [(VERSION, self.version.encode()), (DIGEST, self.digest.encode())]
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *told]}
             await send(message)
 
-        token = ANSWERED_BY.set(f"{version.id}@{version.digest[:_FINGERPRINT_CHARS]}")
+        token = ANSWERED_BY.set(f"{self.version}@{self.digest[:_FINGERPRINT_CHARS]}")
         try:
             await self.app(scope, receive, send_named)
         finally:
             ANSWERED_BY.reset(token)
-            self.published.release(self.resident)
+            self.ended()
 
 
 def _scope(question: Question) -> Scope:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,21 @@ import ray
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
-from ray.serve.schema import LoggingConfig
 
 from fettle.cluster import available_cpus, available_gpus, ray_session
 from fettle.engine.env import EngineOptions, device
 from fettle.errors import DoesNotFit, FettleError, UserError
+from fettle.serving.followed import Followed, resolve_followed
+from fettle.serving.front import guard_proxies
 from fettle.serving.heads.replica import HeadReplica
-from fettle.serving.heads.served import ServedHead, resolve_head
 from fettle.serving.ingress import Ingress
+from fettle.serving.keeper import QUIET, Keeper
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import log_into, new_log
 from fettle.serving.port import check_open, check_port
-from fettle.serving.replica import Replica
-from fettle.serving.resolve import PLACES, ServedModel, fitted, resolve
+from fettle.serving.replica import Replica, reason_in
+from fettle.serving.resolve import PLACES, ServedModel
+from fettle.serving.served import Served, resolved
 
 APP = "fettle"
 _FREE_CPU_TIMEOUT_S = 20
@@ -36,7 +38,6 @@ _STOP_TIMEOUT_S = 20
 _CPUS_OF_A_REPLICA = 2  # its engine and what feeds it: two replicas where there are twice as many
 
 Say = Callable[[str], None]
-Served = ServedModel | ServedHead
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Endpoint:
     """A live endpoint: url without a trailing slash, the names it answers to, and the file of the libraries' noise."""
 
     url: str
-    served: Served
+    served: Served | Followed
     log: Path
     _stop: Callable[[], None] = field(repr=False, default=lambda: None)
 
@@ -67,6 +68,7 @@ def serve(
     name: str | None = None,
     adapters: Mapping[str, str | Path] | None = None,
     registry: str | Path | None = None,
+    also: Sequence[str] = (),
     places: int = PLACES,
     replicas: int | None = None,
     tool_parser: str | None = None,
@@ -77,7 +79,9 @@ def serve(
 ) -> Iterator[Endpoint]:
     """An OpenAI-compatible endpoint, warm when the block is entered and gone when it is left.
 
-    model, name, adapters, registry, places, tool_parser: as for `resolve`, and `resolve_head`. replicas: engines, by
+    model, name, adapters, registry, places, tool_parser: as for `resolve`, and `resolve_head`. A model that the
+    registry has under the name `model` is followed: whatever version production is gets engines, and those of the
+    aliases in `also`. replicas: engines of each model, by
     default two where the cluster has room for them, else one. keys: a file of API keys (`fettle keys`); without one any
     is taken, and `host` has to be this machine alone. options: of the engine. log: file for the noise of Ray and vLLM,
     by default a new one in ~/.cache/fettle/logs. say: is told what is going on, a line each. On the Ray cluster we are
@@ -87,13 +91,14 @@ def serve(
     """
     say(f"checking {model}")
     told: dict[str, Any] = {"name": name, "adapters": adapters, "registry": registry, "tool_parser": tool_parser}
-    served, fitting = resolved(model, options, places=places, **told)
+    served, fitting = to_serve(model, options, also=also, places=places, **told)
     check_open(host, keys)
     check_port(host, port)
     log = log or new_log()
     log_into(log, "ray", "ray.serve")
     say(f"what Ray and vLLM have to say goes to {log}")
     say("starting Ray")
+    guard_proxies()
     with ray_session() as is_ours:
         _refuse_second_serve()
         try:
@@ -110,25 +115,30 @@ def serve(
                 _stop(is_ours, log)
 
 
-def resolved(
-    model: str | Path, options: EngineOptions | None, *, places: int, **told: Any
-) -> tuple[Served, EngineOptions]:
-    """What is served, and the options with what it needs. told: as for `resolve`."""
-    options = options or EngineOptions()
-    if (head := resolve_head(model, options, **told)) is not None:
-        return head, options
-    served = resolve(model, places=places, **told)
-    return served, fitted(options, served)
+def to_serve(
+    model: str | Path,
+    options: EngineOptions | None,
+    *,
+    also: Sequence[str] = (),
+    deployment: Mapping[str, Any] | None = None,
+    **told: Any,
+) -> tuple[Served | Followed, EngineOptions]:
+    """What an endpoint has engines for, and their options. told: as for `resolve`. Raises UserError for a model that
+    cannot be served."""
+    if (followed := resolve_followed(model, options, also=also, deployment=deployment, **told)) is not None:
+        return followed, followed.options
+    return resolved(model, options, **told)
 
 
 def application(
-    models: Sequence[tuple[Served, EngineOptions]],
+    models: Sequence[tuple[Served | Followed, EngineOptions]],
     keys: str | Path | None,
     log: str | None = None,
     **of_model: Any,
 ) -> Application:
     """One ingress before the engines of each model. of_model: Ray Serve's options of their deployments, which are
-    called `model`, and where there are several `model-NAME`."""
+    called `model`, and where there are several `model-NAME`. Those of followed models are in applications of their own,
+    which the deployment `keeper` starts and ends."""
     ingress: Any = Ingress
     file = None
     if keys is not None:
@@ -137,13 +147,18 @@ def application(
     names = [name for served, _ in models for name in served.names]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two models are called {sorted(twice)[0]}", field="name", fix="give one of them another name")
-    bound = []
+    bound, followed = [], []
     for served, options in models:
+        if isinstance(served, Followed):
+            followed.append(replace(served, deployment={**of_model, **served.deployment}))
+            continue
         kind: Any = Replica if isinstance(served, ServedModel) else HeadReplica
         called = {"name": "model" if len(models) == 1 else f"model-{re.sub('[^A-Za-z0-9_-]', '-', served.names[0])}"}
         registry = served.registry if isinstance(served, ServedModel) else None
         bound.append((kind.options(**called, **of_model).bind(served, options, log), served.names, registry))
-    made: Application = ingress.bind(bound, file, log)
+    keeper: Any = Keeper
+    keeps = keeper.options(max_constructor_retry_count=1).bind(followed, log) if followed else None
+    made: Application = ingress.bind(bound, [(one.name, one.registry) for one in followed], keeps, file, log)
     return made
 
 
@@ -153,7 +168,7 @@ def _default_replicas() -> int:
 
 
 def _deploy(
-    served: Served,
+    served: Served | Followed,
     options: EngineOptions,
     host: str,
     port: int,
@@ -163,26 +178,24 @@ def _deploy(
 ) -> None:
     """Deploys the application; returns when its engines are warm."""
     _wait_for_a_cpu()
-    quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     http = HTTPOptions(host=host, port=port)
-    ray_serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=quiet)
+    ray_serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http, logging_config=QUIET)
     log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
     # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
     here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
     app = application([(served, options)], keys, here, num_replicas=replicas, max_constructor_retry_count=1)
     try:
-        ray_serve.run(app, name=APP, route_prefix="/", logging_config=quiet)
+        ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
     except (RuntimeError, ray.exceptions.RayError) as error:
         raise FettleError(f"the engine did not start: {_reason(error)}; log: {log}") from error
 
 
 def _reason(error: BaseException) -> str:
-    """What our own code said in a replica; Ray Serve hands it on in the text of a traceback."""
+    """What our own code said in a replica, else what Ray Serve did."""
     told = ""
     with suppress(Exception):
         told = "\n".join(one.message for one in ray_serve.status().applications[APP].deployments.values())
-    said = re.findall(r"fettle\.errors\.\w+: (.*)", told)
-    return said[-1].strip() if said else _first_line(error)
+    return reason_in(told) or _first_line(error)
 
 
 def _refuse_second_serve() -> None:

@@ -9,8 +9,10 @@ from ray.serve import Application
 
 from fettle.engine.env import Dtype, EngineOptions
 from fettle.errors import UserError, did_you_mean
-from fettle.serving.app import Served, application, resolved
+from fettle.serving.app import application, to_serve
+from fettle.serving.followed import Followed
 from fettle.serving.resolve import PLACES
+from fettle.serving.served import Served
 
 
 class ModelArguments(BaseModel):
@@ -25,7 +27,13 @@ class ModelArguments(BaseModel):
     adapters: dict[str, str] = {}
     """Name to folder of further adapters over the same base."""
     registry: str | None = None
-    """A registry's folder, whose published adapters are served too; on a file system that all nodes see."""
+    """A registry's folder, whose published adapters are served too; on a file system that all nodes see. Where it has a
+    full model of the name `model`, that is served, whatever version production is."""
+    also: tuple[str, ...] = ()
+    """Aliases of a model in a registry whose versions get engines beside production's: for canaries."""
+    deployment: dict[str, Any] = {}
+    """Ray Serve's options of the engines of a model in a registry (num_replicas, autoscaling_config, …); those of other
+    models are under `deployments`."""
     places: int = PLACES
     """Published adapters that a replica holds at a time."""
     tool_parser: str | None = None
@@ -79,13 +87,15 @@ def _models(arguments: Arguments) -> tuple[ModelArguments, ...]:
     return arguments.models
 
 
-def _resolved(one: ModelArguments) -> tuple[Served, EngineOptions]:
-    return resolved(
+def _resolved(one: ModelArguments) -> tuple[Served | Followed, EngineOptions]:
+    return to_serve(
         one.model,
         EngineOptions(dtype=one.dtype, max_model_len=one.max_model_len),
         name=one.name,
         adapters=one.adapters,
         registry=one.registry,
+        also=one.also,
+        deployment=one.deployment,
         places=one.places,
         tool_parser=one.tool_parser,
     )

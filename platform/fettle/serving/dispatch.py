@@ -14,6 +14,7 @@ from fettle.serving.keys import sees
 from fettle.serving.question import VERSION, Part, Question
 from fettle.serving.traffic import Traffic, is_bare
 
+_NOT_TOLD = "?"  # the version of a canary that gave no answer
 _MOST_SHADOWS = 8  # at a time; beyond that requests cast none
 
 logger = logging.getLogger(__name__)
@@ -44,17 +45,18 @@ class Dispatch:
             try:
                 head, parts = await self._engines.ask(_of_canary(question, model, canary))
             except Exception as error:
-                self._traffic.answered(model, canary, True, 503 if isinstance(error, Unavailable) else 500, 0.0)
+                status = 503 if isinstance(error, Unavailable) else 500
+                self._traffic.answered(model, canary, _NOT_TOLD, status, 0.0)
                 raise
-            if any(name == VERSION for name, _ in head.headers):
-                return head, parts, self._outcome(model, canary, True)
+            if version := _version_in(head):
+                return head, parts, self._outcome(model, canary, version)
         head, parts = await self._engines.ask(question)
         if by_canary and head.status == 200:  # the canary was not to be had: production answers
-            self._traffic.answered(model, canary, True, 503, 0.0)
-        return head, parts, self._outcome(model, canary, False)
+            self._traffic.answered(model, canary, _NOT_TOLD, 503, 0.0)
+        return head, parts, self._outcome(model, canary, "")
 
-    def _outcome(self, model: str, canary: Canary, by_canary: bool) -> Outcome:
-        return lambda status, seconds: self._traffic.answered(model, canary, by_canary, status, seconds)
+    def _outcome(self, model: str, canary: Canary, version: str) -> Outcome:
+        return lambda status, seconds: self._traffic.answered(model, canary, version, status, seconds)
 
     def _cast(self, question: Question, model: str, canary: Canary) -> None:
         if len(self._shadows) >= _MOST_SHADOWS:
@@ -65,18 +67,22 @@ class Dispatch:
 
     async def _shadow(self, question: Question, model: str, canary: Canary) -> None:
         """Nobody waits for it, and nobody sees it but who watches the canary."""
-        began, status = time.monotonic(), 503
+        began, status, version = time.monotonic(), 503, _NOT_TOLD
         try:
             head, parts = await self._engines.ask(question)
             async for _ in parts:
                 pass
-            status = head.status or 0
+            status, version = head.status or 0, _version_in(head) or _NOT_TOLD
         except Unavailable:
             pass
         except Exception:
             logger.exception("%s: the canary in the shadow failed", question.id)
             status = 500
-        self._traffic.answered(model, canary, True, status, time.monotonic() - began)
+        self._traffic.answered(model, canary, version, status, time.monotonic() - began)
+
+
+def _version_in(head: Part) -> str:
+    return next((value.decode() for name, value in head.headers if name == VERSION), "")
 
 
 def _of_canary(question: Question, model: str, canary: Canary) -> Question:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -42,11 +42,17 @@ class Engines(Protocol):
         ...
 
 
-class Replicas:
-    """Over a Serve handle."""
+async def _awake() -> bool:
+    return False
 
-    def __init__(self, handle: Any) -> None:
+
+class Replicas:
+    """Over a Serve handle. is_asleep: whether there are none because nobody has asked for a while."""
+
+    def __init__(self, handle: Any, is_asleep: Callable[[], Awaitable[bool]] = _awake) -> None:
         self._streaming, self._plain = handle.options(stream=True), handle
+        self._is_asleep = is_asleep
+        self._cards: list[dict[str, Any]] | None = None
 
     async def ask(self, question: Question) -> tuple[Part, AsyncIterator[Part]]:
         """See Engines. Until the first part is there nothing has reached the client, and the question may be asked
@@ -79,11 +85,13 @@ class Replicas:
                 await asyncio.sleep(_AGAIN_S)
 
     async def cards(self) -> list[dict[str, Any]] | None:
-        """See Engines."""
+        """See Engines. Of those that sleep what they told before, since asking wakes them."""
+        if self._cards is not None and await self._is_asleep():
+            return self._cards
         answer = self._plain.cards.remote()
         try:
-            found: list[dict[str, Any]] = await asyncio.wait_for(answer, _STATE_S)
-            return found
+            self._cards = await asyncio.wait_for(answer, _STATE_S)
+            return self._cards
         except (TimeoutError, RayError, RayServeException):
             with suppress(Exception):
                 answer.cancel()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +11,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fettle.registry.folder import FolderRegistry
-from fettle.serving import admin, tasks
+from fettle.serving import admin, openapi, tasks
 from fettle.serving.access import Access, Refused
-from fettle.serving.answers import TEMPLATE
+from fettle.serving.bodies import Bodies
 from fettle.serving.dispatch import Dispatch, Outcome
 from fettle.serving.engines import Engines, Unavailable
 from fettle.serving.exchange import Exchange, Given
 from fettle.serving.failures import DENIED, NOT_FOUND, UNAVAILABLE, failure
 from fettle.serving.keys import Key, sees, visible_to
-from fettle.serving.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, too_much
 from fettle.serving.metrics import RequestMetrics
 from fettle.serving.question import Question
 from fettle.serving.traffic import Traffic
@@ -34,8 +30,9 @@ ROUTES = {
     ("GET", "/v1/models"),
     ("GET", "/health"),
     ("GET", "/ready"),
+    ("GET", openapi.PATH),
 }
-_WAIT_S = 5
+_WAIT_S, _NO_SOCKETS = 5, 1008
 _REQUEST_ID, _MOST_ID_CHARS = b"x-request-id", 128
 
 Headers = list[tuple[bytes, bytes]]
@@ -45,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 class Gate:
     """Asks `engines` what it does not answer itself. Errors have OpenAI's shape: {"error": {"message", "type", "param",
-    "code"}}. /health and /ready want no key. access: without keys any bearer token is taken. traffic: the canaries.
-    metrics: None counts nothing. registries: which keys may change."""
+    "code"}}. /health, /ready and /openapi.json want no key. access: without keys any bearer token is taken. traffic:
+    the canaries. metrics: None counts nothing. registries: which keys may change."""
 
     def __init__(
         self,
@@ -59,12 +56,14 @@ class Gate:
         self._registries = registries
         self._engines, self._access, self._metrics = engines, access or Access(None), metrics
         self._dispatch = Dispatch(engines, traffic or Traffic([]))
+        self._bodies = Bodies()
+        self._described = JSONResponse(openapi.document(has_keys=self._access.has_keys))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
-        if scope["type"] != "http":
-            return None
+        if scope["type"] == "websocket":  # left unanswered, it would be a 500
+            return await send({"type": "websocket.close", "code": _NO_SOCKETS})
         answer = await self._answer(scope, receive)
         await answer(scope, receive, send)
 
@@ -77,6 +76,8 @@ class Gate:
             return JSONResponse({"status": "alive"})
         if path == "/ready":
             return await self._ready()
+        if path == openapi.PATH:
+            return self._described
         if path == "/v1/models":
             try:
                 return await self._models(self._access.known(scope["headers"], "infer"))
@@ -104,7 +105,7 @@ class Gate:
             key = self._access.known(headers, "publish")
             if key is None:  # any page in a browser on this machine could ask
                 return failure(403, "the registry is changed over HTTP with keys alone; serve with --keys", kind=DENIED)
-            wanted = {} if path == admin.REGISTRY else await _wanted(receive)
+            wanted = {} if path == admin.REGISTRY else await self._bodies.wanted(receive)
             return await admin.administer(self._registries, path, wanted, key)
         except Refused as refused:
             return refused.response
@@ -128,7 +129,7 @@ class Gate:
             outcome(exchange.status, exchange.whole_s)
 
         try:
-            wanted, exchange.usage = with_usage(await _wanted(receive))
+            wanted, exchange.usage = with_usage(await self._bodies.wanted(receive))
             exchange.model = wanted["model"] if isinstance(wanted.get("model"), str) else ""
             question = Question(path, wanted, unique, visible_to(key))
             head, parts, outcome = await self._dispatch.ask(question, _user(wanted, key))
@@ -160,47 +161,6 @@ def _user(wanted: dict[str, Any], key: Key | None) -> str | None:
 def _unavailable() -> JSONResponse:
     why = "no engine is there to answer: the model is being loaded, or its replica is being replaced"
     return failure(503, why, kind=UNAVAILABLE, retry_after_s=_WAIT_S)
-
-
-async def _wanted(receive: Receive) -> dict[str, Any]:
-    """The request's body. Raises Refused for what is no JSON object, or holds too much."""
-    try:
-        body = await _body(receive)
-        wanted = json.loads(body)
-        if b"\\ud" in body.lower():  # half a pair is no text, and nobody could write it down
-            json.dumps(wanted, ensure_ascii=False).encode()
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise Refused(failure(400, f"the request's body is not valid JSON ({error})")) from None
-    except RecursionError:
-        raise Refused(failure(400, "the request's body is nested too deeply")) from None
-    if not isinstance(wanted, dict):
-        raise Refused(failure(400, "the request's body must be a JSON object"))
-    if not isinstance(wanted.get("stream", False), (bool, type(None))):  # vLLM would take "true" and 1 for it
-        raise Refused(failure(400, "stream: neither true nor false", param="stream"))
-    extra = wanted.get("chat_template_kwargs")
-    if TEMPLATE in wanted or (isinstance(extra, dict) and TEMPLATE in extra):
-        why = "the chat template is the model's; a request cannot bring one"
-        raise Refused(failure(400, why, param=TEMPLATE))
-    if (found := too_much(wanted)) is not None:
-        raise Refused(failure(400, found[1], param=found[0]))
-    return wanted
-
-
-async def _body(receive: Receive) -> bytes:
-    """The whole body. Raises Refused as soon as it is over the limit, and where it does not come."""
-    parts, size, until = [], 0, time.monotonic() + BODY_TIMEOUT_S
-    while True:
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
-        except TimeoutError:
-            why = f"the request's body had not come within {BODY_TIMEOUT_S:g} s"
-            raise Refused(failure(408, why, kind="RequestTimeoutError")) from None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            raise Refused(failure(413, f"the request's body is over {MAX_BODY_BYTES} bytes"))
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""An adapter into a registry, once it is known that an endpoint over its base would take it."""
+"""An adapter or a model into a registry, once it is known that an endpoint would take it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from fettle.artifact import is_artifact, read_artifact
 from fettle.errors import UserError
 from fettle.models.base import resolve_base
 from fettle.registry.folder import FolderRegistry, Version
-from fettle.registry.reference import CANDIDATE
+from fettle.registry.reference import CANDIDATE, check_name
 from fettle.serving.heads.served import only_causal, task_of
 from fettle.serving.resolve import admitted, base_of
+from fettle.serving.served import resolved
 from fettle.serving.weights import check_model
 
 
@@ -22,19 +23,21 @@ def publish(
     alias: str = CANDIDATE,
     base: str | Path | None = None,
 ) -> Version:
-    """Copies the adapter in `folder` into the registry as the next version of `name`, and points `alias` at it.
+    """Copies the adapter or full model in `folder` into the registry as the next version of `name`, and points `alias`
+    at it.
 
-    name: by default its artifact's, or its folder's. base: what it goes over, by default what it says itself. Raises
-    UserError where vLLM could not apply it, where it was made for another base, and as `FolderRegistry.publish`.
+    name: by default its artifact's, or its folder's. base: what an adapter goes over, by default what it says itself.
+    Raises UserError where it could not be served, where it was made for another base, and as `FolderRegistry.publish`.
     """
-    source = resolve_base(folder, field="adapter")
+    source = resolve_base(folder, field="model")
+    called = check_name(name or (read_artifact(source).name if is_artifact(source) else source.name))
     if not (source / "adapter_config.json").is_file():
-        raise UserError(
-            "not an adapter: it has no adapter_config.json", file=source, fix="serve full weights as they are"
-        )
+        if base is not None:
+            raise UserError("a full model goes over no other", file=source, field="base", fix="leave base out")
+        resolved(source, None, name=called)
+        return FolderRegistry(registry).publish(called, source, alias=alias)
     over = resolve_base(base, field="base") if base is not None else base_of(source)[0]
     if (task := task_of(source, over)) is not None:
         raise only_causal(source, task, field="adapter", fix="leave it where it is")
-    called = name or (read_artifact(source).name if is_artifact(source) else source.name)
     admitted(called, source, over, check_model(over))
     return FolderRegistry(registry).publish(called, source, alias=alias)

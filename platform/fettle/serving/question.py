@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from starlette.responses import Response
+
 from fettle.errors import FettleError
 
 
@@ -26,8 +28,16 @@ class Part(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def whole(response: Response) -> Part:
+    """An answer of one part."""
+    headers = tuple((bytes(key), bytes(value)) for key, value in response.raw_headers)
+    return Part(bytes(response.body), False, response.status_code, headers)
+
+
 VERSION = b"x-fettle-version"
 """The header of an answer that a published version gave, whatever it is."""
+DIGEST = b"x-fettle-digest"
+"""Beside it, that version's."""
 TAKEN = Part(b"", True)
 """Comes before the answer, as soon as a replica has the question: from then on it may take as long as it takes."""
 

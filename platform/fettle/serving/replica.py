@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -105,6 +106,7 @@ class Replica(Answering):
             engine.llm.model_config.max_model_len,
             published,
             lambda: engine.is_dead,
+            served.digest,
         )
         self._watching = asyncio.create_task(self._watch(engine))
         if published is not None:
@@ -182,6 +184,12 @@ async def _caught_up(published: Residency) -> None:
 
 def _import_engine() -> None:
     import fettle.engine.openai_app  # noqa: F401
+
+
+def reason_in(told: str) -> str | None:
+    """What our own code said in a replica; Ray Serve hands it on in the text of a traceback."""
+    said = re.findall(r"fettle\.errors\.\w+: (.*)", told)
+    return said[-1].strip() if said else None
 
 
 def reason_of(error: Exception) -> FettleError:

@@ -85,7 +85,7 @@ class Residency:
         """Looks at what the registry says by now. Names move at once to versions that are held, and otherwise once
         those are loaded (see `settled`); a version that is refused changes nothing. Raises OSError where the registry
         is not there any more."""
-        state = await asyncio.to_thread(self._registry.state)
+        state = await asyncio.to_thread(self._registry.state, "adapter")
         if not state and self._means and not self._registry.is_there:
             raise OSError(f"there is no registry in {self._registry.root} any more")
         self._pinned = await asyncio.to_thread(self._registry.pinned)

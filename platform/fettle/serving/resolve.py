@@ -38,7 +38,7 @@ class ServedAdapter:
 class ServedModel:
     """A base under `name` and adapters under theirs. primary: the name of what was asked for. chats: whether the
     primary has a chat template. tool_parser: vLLM's name of its way to call tools. registry: a folder whose published
-    adapters are served too, `places` of them held at a time."""
+    adapters are served too, `places` of them held at a time. digest: of a published version, which answers name."""
 
     name: str
     folder: Path
@@ -48,6 +48,11 @@ class ServedModel:
     registry: Path | None = None
     places: int = PLACES
     tool_parser: str | None = None
+    digest: str | None = None
+
+    def called(self, version: str, digest: str) -> ServedModel:
+        """The same, as a published version."""
+        return replace(self, name=version, primary=version, digest=digest)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,15 +207,19 @@ def admitted(name: str, folder: Path, base: Path, shapes: Shapes) -> ServedAdapt
 
 def _check_has_lora(adapter: Path, base: Path) -> None:
     """Raises UserError where vLLM has no LoRA for the base's architecture; the engine would only tell once it is up."""
-    config = read(base / "config.json")
-    for architecture in config.get("architectures") or ():
-        if has_lora(architecture) is False:
-            raise UserError(
-                f"vLLM applies no adapters to models of type {config.get('model_type')} ({architecture})",
-                file=adapter,
-                expected="full weights, or an adapter over a model such as Llama, Qwen, Mistral, Gemma or Phi",
-                fix=f"fettle merge {adapter} --out FOLDER, and serve that",
-            )
+    if (architecture := without_lora(base)) is not None:
+        family = read(base / "config.json").get("model_type")
+        raise UserError(
+            f"vLLM applies no adapters to models of type {family} ({architecture})",
+            file=adapter,
+            expected="full weights, or an adapter over a model such as Llama, Qwen, Mistral, Gemma or Phi",
+            fix=f"fettle merge {adapter} --out FOLDER, and serve that",
+        )
+
+
+def without_lora(base: Path) -> str | None:
+    """The base's architecture, where vLLM has no LoRA for it."""
+    return next((one for one in read(base / "config.json").get("architectures") or () if has_lora(one) is False), None)
 
 
 def _defaults(folder: Path, base: Path) -> dict[str, Any]:

@@ -67,5 +67,5 @@ class Several:
                 return
             for place, one in enumerate(self._served):
                 if one.registry is not None and one.registry.is_there:  # one that is away for a while has its names
-                    self._published[place] = set(await asyncio.to_thread(one.registry.names))
+                    self._published[place] = set(await asyncio.to_thread(one.registry.state, "adapter"))
             self._looked = time.monotonic()

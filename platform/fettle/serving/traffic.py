@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import ceil
 
@@ -48,12 +48,13 @@ class Seen:
 
 
 class Traffic:
-    """Of one ingress, over the adapters of some registries."""
+    """Of one ingress, over what some registries have. taken: names that mean a given model, whatever a registry has
+    under them too."""
 
-    def __init__(self, registries: Sequence[FolderRegistry]) -> None:
-        self._registries = registries
+    def __init__(self, registries: Sequence[FolderRegistry], taken: Collection[str] = ()) -> None:
+        self._registries, self._taken = registries, frozenset(taken)
         self._canaries: dict[str, Canary] = {}
-        self._seen: dict[tuple[str, Canary, bool], Seen] = {}
+        self._seen: dict[tuple[str, Canary, str], Seen] = {}  # by the canary's version, and "" for production
         self._stopped: dict[str, Canary] = {}  # by this ingress, whatever the registry says of the same one
 
     async def refresh(self) -> None:
@@ -61,7 +62,7 @@ class Traffic:
         try:
             found = await asyncio.to_thread(_running, self._registries)
             if found or all(registry.is_there for registry in self._registries):  # else one is away
-                self._canaries = found
+                self._canaries = {name: one for name, one in found.items() if name not in self._taken}
             self._stopped = {name: one for name, one in self._stopped.items() if self._canaries.get(name) == one}
         except Exception as error:  # of a file system that is away, or of files that make no sense
             logger.error("the canaries cannot be read: %s: %s", type(error).__name__, error)
@@ -80,17 +81,17 @@ class Traffic:
             return False
         return (random.random() if who is None else share_of(model, who)) * 100 < canary.percent
 
-    def answered(self, model: str, canary: Canary, by_canary: bool, status: int, seconds: float) -> None:
-        """One answer, of one of both sides."""
-        self._seen.setdefault((model, canary, by_canary), Seen()).add(status, seconds)
-        if by_canary and self.canary(model) == canary and (why := self._too_bad(model, canary)) is not None:
+    def answered(self, model: str, canary: Canary, version: str, status: int, seconds: float) -> None:
+        """One answer. version: of the canary, which is judged by this one's answers alone; empty for production."""
+        seen = self._seen.setdefault((model, canary, version), Seen())
+        seen.add(status, seconds)
+        if version and self.canary(model) == canary and (why := self._too_bad(model, canary, seen)) is not None:
             self._stopped[model] = canary
             logger.error("the canary %s@%s is stopped: %s", model, canary.alias, why)
             asyncio.get_running_loop().run_in_executor(None, self._tell, model, canary, why)
 
-    def _too_bad(self, model: str, canary: Canary) -> str | None:
-        new = self._seen[model, canary, True]
-        old = self._seen.get((model, canary, False), Seen())
+    def _too_bad(self, model: str, canary: Canary, new: Seen) -> str | None:
+        old = self._seen.get((model, canary, ""), Seen())
         if len(new.errors) < canary.least:
             return None
         if new.error_rate > max(canary.most_errors, old.error_rate):

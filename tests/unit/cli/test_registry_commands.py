@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,18 +55,24 @@ def test_an_adapter_on_its_way_into_production_and_back(make_adapter: MakeAdapte
     assert said("promote", "support:2", "--alias", "trial") == "support@trial is support:2\n"
 
     head, *rows = said("adapters").splitlines()
-    assert head.split() == ["version", "aliases", "size", "published", "digest"]
+    assert head.split() == ["version", "kind", "aliases", "size", "published", "digest"]
     assert [row.split()[0] for row in rows] == ["support:1", "support:2"]
     assert "production" in rows[0] and "candidate, trial" in rows[1]
+
+
+def test_a_full_model_has_versions_too(said: Callable[..., str]) -> None:
+    assert said("publish", BUNDLED["tiny"], "--name", "merged").startswith("merged:1 is merged@candidate (")
+    assert said("promote", "merged") == "merged@production is merged:1\n"
+    assert said("adapters").splitlines()[1].split()[:4] == ["merged:1", "model", "candidate,", "production"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("promote", "support"), "no adapter 'support' is published"),
-        (("promote", "../x"), "names no published adapter"),
-        (("rollback", "support"), "no adapter 'support' is published"),
-        (("rollback", "support:1"), "is no name for an adapter"),
+        (("promote", "support"), "nothing called 'support' is published"),
+        (("promote", "../x"), "names nothing that is published"),
+        (("rollback", "support"), "nothing called 'support' is published"),
+        (("rollback", "support:1"), "is no name for what is published"),
         (("publish", "/nowhere/at/all"), "nowhere"),
     ],
 )
@@ -78,6 +86,11 @@ def test_what_an_endpoint_would_refuse_is_not_published(
 ) -> None:
     with pytest.raises(UserError, match="vLLM does not apply DoRA"):
         said("publish", make_adapter("dora", use_dora=True))
-    with pytest.raises(UserError, match="not an adapter"):
-        said("publish", BUNDLED["tiny"])
+    shutil.copytree(BUNDLED["tiny"], tmp_path / "own-code")
+    config = json.loads((tmp_path / "own-code" / "config.json").read_text())
+    (tmp_path / "own-code" / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "code.Model"}}))
+    with pytest.raises(UserError, match="code"):
+        said("publish", tmp_path / "own-code")
+    with pytest.raises(UserError, match="a full model goes over no other"):
+        said("publish", BUNDLED["tiny"], "--base", "tiny")
     assert not (tmp_path / "registry").exists()

@@ -56,7 +56,7 @@ def test_a_version_is_published_promoted_and_gone_back_from(registry: FolderRegi
     assert registry.back("support") == first
     assert registry.aliases("support") == {"candidate": 2, "production": 1}
     assert registry.names() == ["support"]
-    assert registry.state() == {"support": {"candidate": second, "production": first}}
+    assert registry.state("adapter") == {"support": {"candidate": second, "production": first}}
 
 
 def test_a_version_is_a_copy_that_stays_as_it_was(registry: FolderRegistry, adapter: MakeAdapter) -> None:
@@ -117,21 +117,42 @@ def test_a_link_is_refused(registry: FolderRegistry, adapter: MakeAdapter) -> No
         registry.publish("support", source)
 
 
-def test_what_is_no_adapter_is_refused(registry: FolderRegistry, tmp_path: Path) -> None:
+def test_what_is_neither_adapter_nor_model_is_refused(registry: FolderRegistry, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither an adapter nor a model in safetensors"):
+        registry.publish("support", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="no adapter in safetensors"):
         registry.publish("support", tmp_path)
 
 
+def test_a_full_model_is_published_under_a_name_of_its_own(
+    registry: FolderRegistry, adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "config.json").write_text("{}")
+    (tmp_path / "merged" / "model.safetensors").write_bytes(b"w")
+
+    version = registry.publish("merged", tmp_path / "merged")
+    registry.publish("support", adapter())
+    assert (version.kind, registry.kind("merged"), registry.kind("support")) == ("model", "model", "adapter")
+    assert registry.state("model") == {"merged": {"candidate": version}}
+    assert list(registry.state("adapter")) == ["support"]
+    with pytest.raises(UserError, match="'merged' is a published model, and this is an adapter"):
+        registry.publish("merged", adapter("b"))
+    with pytest.raises(UserError, match="only adapters take places"):
+        registry.pin("merged", True)
+
+
 @pytest.mark.parametrize("name", ["../out", "a/b", "", "support:1", "support@x"])
 def test_a_name_never_leaves_the_registry(registry: FolderRegistry, adapter: MakeAdapter, name: str) -> None:
-    with pytest.raises(UserError, match="is no name for an adapter"):
+    with pytest.raises(UserError, match="is no name for what is published"):
         registry.publish(name, adapter())
     assert not registry.root.exists()
 
 
 def test_what_is_not_there_is_told_with_what_is(registry: FolderRegistry, adapter: MakeAdapter) -> None:
     registry.publish("support", adapter())
-    with pytest.raises(UserError, match="no adapter 'suport' is published .*did you mean 'support'"):
+    with pytest.raises(UserError, match="nothing called 'suport' is published .*did you mean 'support'"):
         registry.find(Reference("suport"))
     with pytest.raises(UserError, match="'support' has no alias 'production'"):
         registry.find(Reference("support"))
@@ -199,6 +220,6 @@ def test_a_broken_file_breaks_its_own_name_alone(registry: FolderRegistry, adapt
     (registry.root / "broken" / "aliases.json").write_text(text)
     (registry.root / "whole" / "versions" / "1.bak.json").write_text("{")
 
-    assert registry.state() == {"whole": {"candidate": whole}, "broken": None}
+    assert registry.state("adapter") == {"whole": {"candidate": whole}, "broken": None}
     with pytest.raises(UserError, match="not readable as aliases"):
         registry.find(reference("broken@candidate"))

@@ -46,7 +46,7 @@ def test_a_name_means_production_unless_it_says_otherwise(told: str, meant: Refe
 )
 def test_everything_else_means_nothing(told: str) -> None:
     assert parsed(told) is None
-    with pytest.raises(UserError, match="names no published adapter"):
+    with pytest.raises(UserError, match="names nothing that is published"):
         reference(told)
 
 
@@ -59,7 +59,7 @@ def test_a_name_that_is_published_has_no_alias_in_it() -> None:
     assert check_name("support") == "support"
     assert check_alias("candidate") == "candidate"
     for bad in ("support@x", "support:1", "..", "a b"):
-        with pytest.raises(UserError, match="is no name for an adapter"):
+        with pytest.raises(UserError, match="is no name for what is published"):
             check_name(bad)
     with pytest.raises(UserError, match="is no alias"):
         check_alias("7")

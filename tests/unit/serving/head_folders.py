@@ -54,8 +54,13 @@ def write_embedder(folder: Path, kind: str = "bert") -> Path:
 
 def endpoint_of(folder: Path, **options: Any) -> TestClient:
     """A gate before the model in a folder."""
+    return client_of(answers_of(folder, **options))
+
+
+def answers_of(folder: Path, **options: Any) -> HeadAnswers:
+    """The model in a folder, loaded."""
     told = EngineOptions(**options)
     served = resolve_head(folder, told)
     assert served is not None
     routes = writing.routes_of(served, told) if served.task == "write" else reading.routes_of(served, told)
-    return client_of(HeadAnswers(served, routes))
+    return HeadAnswers(served, routes)

@@ -60,14 +60,14 @@ def test_a_canary_begins_and_ends(two: FolderRegistry) -> None:
     [
         (PROMOTE, {}, "version is not a text"),
         (PROMOTE, {"version": 5}, "version is not a text"),
-        (PROMOTE, {"version": "../x"}, "names no published adapter"),
+        (PROMOTE, {"version": "../x"}, "names nothing that is published"),
         (PROMOTE, {"version": "support", "colour": 1}, "no field 'colour'"),
         (PROMOTE, {"version": "support:9"}, "has no version 9"),
         (PROMOTE, {"version": "support:2", "percent": 5}, "a canary follows an alias"),
         (PROMOTE, {"version": "support@candidate", "percent": "all"}, "percent is not a number"),
         (PROMOTE, {"version": "support@candidate", "percent": 500}, "500 percent"),
         (ROLLBACK, {"name": "support"}, "there is nothing to go back to"),
-        (ROLLBACK, {"name": "a/b"}, "is no name for an adapter"),
+        (ROLLBACK, {"name": "a/b"}, "is no name for what is published"),
     ],
 )
 def test_what_makes_no_sense_is_told_and_changes_nothing(

@@ -10,6 +10,7 @@ import yaml
 
 from fettle.errors import UserError
 from fettle.serving.deploy import app
+from fettle.serving.publish import publish
 
 ROOT = Path(__file__).parents[3]
 CONFIG = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
@@ -27,11 +28,23 @@ def test_shipped_config_builds_the_shipped_model() -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("serve-*.yaml")), ids=lambda one: one.stem)
 def test_recipes_name_the_deployments_that_there_are(recipe: Path, tmp_path: Path) -> None:
     (told,) = yaml.safe_load(recipe.read_text(encoding="utf-8"))["applications"]
-    if "keys" in told["args"]:
-        told["args"] |= {"keys": str(tmp_path / "keys.json"), "registry": str(tmp_path)}
-    ingress = app(told["args"])._bound_deployment
+    args, here = told["args"], {"keys": str(tmp_path / "keys.json"), "registry": str(tmp_path)}
+    args |= {key: value for key, value in here.items() if key in args}
+    if "also" in args:
+        publish("tiny", registry=tmp_path, name=args["model"], alias="production")
+    ingress = app(args)._bound_deployment
     names = {ingress.name, *(one[0]._bound_deployment.name for one in ingress.init_args[0])}
-    assert {one["name"] for one in told["deployments"]} <= names
+    assert {one["name"] for one in told.get("deployments", [])} <= names
+
+
+def test_a_model_of_a_registry_is_followed_with_its_own_options(tmp_path: Path) -> None:
+    publish("tiny", registry=tmp_path, name="base", alias="production")
+    args = {"model": "base", "registry": str(tmp_path), "also": ["candidate"], "deployment": {"num_replicas": 3}}
+    engines, followed, keeper = app(args)._bound_deployment.init_args[:3]
+
+    assert (engines, followed) == ([], [("base", tmp_path)])
+    (one,) = keeper._bound_deployment.init_args[0]
+    assert (one.aliases, one.deployment) == (("production", "candidate"), {"num_replicas": 3})
 
 
 def test_shipped_config_listens_to_this_machine_only() -> None:

@@ -58,6 +58,20 @@ class Handle:
         return self.answers[self.asked - 1]
 
 
+class Cards:
+    """A handle that counts how often it is asked what there is."""
+
+    def __init__(self) -> None:
+        self.asked, self.cards = 0, self
+
+    def options(self, **_: Any) -> Cards:
+        return self
+
+    async def remote(self) -> list[dict[str, Any]]:
+        self.asked += 1
+        return [{"id": "base"}]
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "WAIT_S", 0.05)
@@ -141,3 +155,16 @@ def test_an_error_of_the_question_is_nobody_elses() -> None:
     with pytest.raises(RayTaskError):
         asyncio.run(told(handle))
     assert handle.asked == 1
+
+
+def test_engines_that_sleep_are_not_woken_to_be_listed() -> None:
+    handle, is_asleep = Cards(), False
+
+    async def sleeps() -> bool:
+        return is_asleep
+
+    replicas = Replicas(handle, sleeps)
+    assert asyncio.run(replicas.cards()) == [{"id": "base"}]
+    is_asleep = True
+    assert asyncio.run(replicas.cards()) == [{"id": "base"}] and handle.asked == 1
+    assert asyncio.run(Replicas(handle, sleeps).cards()) and handle.asked == 2  # nobody knows what they are yet

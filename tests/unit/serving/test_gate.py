@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from fettle.data.neutral import Neutral
-from fettle.serving import gate
+from fettle.serving import bodies
 from fettle.serving.answers import Answers
 
 DEFAULTS = {"support": {"temperature": 0.5, "stop_token_ids": [7], "chat_template": "{{ messages }}"}}
@@ -52,7 +53,20 @@ def test_every_other_route_is_404(method: str, path: str) -> None:
     assert status == 404 and "is not served here" in message
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", '"text"', "\xff", "[" * 100_000])
+def test_a_web_socket_is_refused() -> None:
+    with pytest.raises(WebSocketDisconnect) as refused, client().websocket_connect(CHAT):
+        pass
+    assert refused.value.code == 1008
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("", "{", "[]", '"text"', "\xff", "[" * 100_000),
+        *(f'{{"model": "base", "temperature": {number}}}' for number in ("NaN", "-Infinity", "1e999", "-1e999")),
+        '{"model": "base", "seed": ' + "9" * 5000 + "}",
+    ],
+)
 def test_body_that_is_no_json_object_is_400(body: str) -> None:
     response = client().post(CHAT, content=body.encode("latin-1"))
 
@@ -71,7 +85,7 @@ def test_model_that_is_no_text_is_404(model: object) -> None:
 
 
 def test_body_over_the_limit_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "MAX_BODY_BYTES", 10)
+    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 10)
 
     assert error(client().post(CHAT, json={"model": "base"}))[0] == 413
 

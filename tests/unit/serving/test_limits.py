@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fettle.serving.limits import measured, too_much
+from fettle.serving.grammars import measured
+from fettle.serving.limits import REFUSED, too_much
 from fettle.serving.usage import Usage, with_usage
 
 
@@ -32,9 +33,15 @@ def nested(depth: int) -> Any:
         ({"response_format": nested(33)}, "response_format"),
         ({"tools": [nested(40)]}, "tools"),
         ({"structured_outputs": {"choice": ["a"] * 5000}}, "structured_outputs"),
+        ({"top_k": 2**63}, "top_k"),
+        ({"a": nested(128)}, None),
+        ({f"field-{place}": 1 for place in range(300)}, None),
+        ({"seed": -(2**63) - 1}, "seed"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template"),
+        *(({field: value}, field) for field in REFUSED for value in ("x", 0, [], {})),
     ],
 )
-def test_too_much_is_told_by_its_field(wanted: dict[str, Any], field: str) -> None:
+def test_too_much_is_told_by_its_field(wanted: dict[str, Any], field: str | None) -> None:
     found = too_much(wanted)
     assert found is not None and found[0] == field
 
@@ -47,10 +54,30 @@ def test_too_much_is_told_by_its_field(wanted: dict[str, Any], field: str) -> No
         {"prompt": "a" * 100_000},
         {"messages": 5, "stop": 7},  # vLLM tells
         {"response_format": {"json_schema": nested(20)}},
+        {"seed": 2**63 - 1, "chat_template_kwargs": {"enable_thinking": False}},
+        dict.fromkeys(REFUSED),
+        {"a": nested(127)},
+        {"messages": [{"role": "user", "content": ["a", {"type": "text", "text": "b"}, {"text": "c"}]}]},
+        {"messages": [5, {"content": 5}, {"content": None}]},
     ],
 )
 def test_what_is_usual_passes(wanted: dict[str, Any]) -> None:
     assert too_much(wanted) is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}},
+        {"image_url": {"url": "file:///etc/passwd"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "prompt_embeds", "prompt_embeds": "AAAA"},
+        {"type": ["text"], "text": "x"},
+    ],
+)
+def test_what_is_no_text_is_refused_before_anybody_fetches_it(part: dict[str, Any]) -> None:
+    found = too_much({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]})
+    assert found is not None and found[0] == "messages"
 
 
 @pytest.mark.parametrize(("value", "found"), [(1, (0, 1)), ([], (0, 1)), ([1, [2]], (2, 4)), ({"a": {"b": 1}}, (2, 3))])

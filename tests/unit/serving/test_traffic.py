@@ -124,11 +124,33 @@ def test_a_canary_that_is_slow_is_stopped(two_versions: FolderRegistry, slower: 
         traffic = Traffic([two_versions])
         await traffic.refresh()
         for _ in range(10):
-            traffic.answered("support", canary, False, 200, 0.1)
-            traffic.answered("support", canary, True, 200, 0.1 * slower)
+            traffic.answered("support", canary, "", 200, 0.1)
+            traffic.answered("support", canary, "support:2", 200, 0.1 * slower)
         return traffic.canary("support")
 
     assert (asyncio.run(watched()) is None) == is_stopped
+
+
+def test_a_new_version_of_the_canarys_alias_is_judged_by_itself(two_versions: FolderRegistry) -> None:
+    canary = Canary("candidate", 50, least=10)
+    two_versions.set_canary("support", canary)
+
+    async def watched() -> Canary | None:
+        traffic = Traffic([two_versions])
+        await traffic.refresh()
+        for number in range(9):
+            traffic.answered("support", canary, "support:2", 500, 0.1)
+            traffic.answered("support", canary, "support:3", 200 if number else 500, 0.1)
+        return traffic.canary("support")
+
+    assert asyncio.run(watched()) == canary
+
+
+def test_a_name_of_a_given_model_has_no_canary(two_versions: FolderRegistry) -> None:
+    two_versions.set_canary("support", Canary("candidate", 100))
+    traffic = Traffic([two_versions], taken=("support",))
+    asyncio.run(traffic.refresh())
+    assert traffic.canary("support") is None
 
 
 def test_a_callers_own_mistakes_are_not_the_canarys(two_versions: FolderRegistry) -> None:

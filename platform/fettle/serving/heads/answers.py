@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from fettle.errors import UserError
 from fettle.serving.failures import failure, no_model
 from fettle.serving.heads.served import ServedHead
 from fettle.serving.keys import sees
-from fettle.serving.question import TAKEN, Part, Question
+from fettle.serving.question import DIGEST, TAKEN, VERSION, Part, Question, whole
 from fettle.serving.tasks import card_of, elsewhere
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ class HeadAnswers:
     def __init__(self, served: ServedHead, routes: Mapping[str, Answer]) -> None:
         self._served, self._routes = served, routes
         self._created = int(time.time())
+        self._told: tuple[tuple[bytes, bytes], ...] = ()
+        if served.digest is not None:
+            self._told = (VERSION, served.name.encode()), (DIGEST, served.digest.encode())
 
     def cards(self) -> list[dict[str, Any]]:
         """What can be asked for."""
@@ -47,8 +50,8 @@ class HeadAnswers:
         try:
             async with aclosing(self._routes[question.path](question)) as parts:
                 async for part in parts:
+                    yield part if is_begun else part._replace(headers=part.headers + self._told)
                     is_begun = True
-                    yield part
         except UserError as error:
             if is_begun:
                 raise
@@ -69,12 +72,6 @@ class HeadAnswers:
         if asked not in names:
             return no_model(asked, names)
         return elsewhere(self._served.task, question.path)
-
-
-def whole(response: Response) -> Part:
-    """An answer of one part."""
-    headers = tuple((bytes(key), bytes(value)) for key, value in response.raw_headers)
-    return Part(bytes(response.body), False, response.status_code, headers)
 
 
 def usage_of(prompt: int, completion: int = 0) -> dict[str, int]:

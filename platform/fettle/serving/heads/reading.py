@@ -16,12 +16,12 @@ from starlette.responses import JSONResponse
 from fettle.engine.env import EngineOptions
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
-from fettle.serving.heads.answers import Answer, usage_of, whole
+from fettle.serving.heads.answers import Answer, usage_of
 from fettle.serving.heads.batcher import Batcher
 from fettle.serving.heads.inputs import Body, Reader, checked, inputs_of
 from fettle.serving.heads.models import EmbeddingModel, HeadModel
 from fettle.serving.heads.served import ServedHead
-from fettle.serving.question import Part, Question
+from fettle.serving.question import Part, Question, whole
 from fettle.serving.tasks import CLASSIFY, EMBED, POOL, SCORE
 
 BATCH_TOKENS = 1 << 13  # of what is read at once, with its padding

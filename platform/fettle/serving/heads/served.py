@@ -28,7 +28,8 @@ _POOLINGS: dict[str, Literal["mean", "first"]] = {"pooling_mode_mean_tokens": "m
 class ServedHead:
     """A model under `name`. folder: what was asked for, with the tokenizer. base: its full weights, under the adapter
     where there is one; parent: their name. rows: of the head; labels: theirs. max_model_len: tokens of an input, and of
-    an answer that an encoder-decoder model writes. pooling: of an encoder's token vectors, their mean or the first."""
+    an answer that an encoder-decoder model writes. pooling: of an encoder's token vectors, their mean or the first.
+    digest: of a published version, which answers name."""
 
     name: str
     task: Task
@@ -41,6 +42,11 @@ class ServedHead:
     rows: int = 0
     labels: tuple[str, ...] = ()
     pooling: Literal["mean", "first"] = "mean"
+    digest: str | None = None
+
+    def called(self, version: str, digest: str) -> ServedHead:
+        """The same, as a published version."""
+        return replace(self, name=version, digest=digest)
 
     @property
     def names(self) -> tuple[str, ...]:

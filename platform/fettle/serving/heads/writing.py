@@ -23,13 +23,13 @@ from fettle.engine.env import EngineOptions
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
 from fettle.models.generate import generate, load_speaker
-from fettle.serving.heads.answers import Answer, usage_of, whole
+from fettle.serving.heads.answers import Answer, usage_of
 from fettle.serving.heads.batcher import Batcher
 from fettle.serving.heads.inputs import Body, Input, check_ids, checked, inputs_of, messages_in
 from fettle.serving.heads.models import dtype_for
 from fettle.serving.heads.served import ServedHead
 from fettle.serving.heads.written import Drawing, Finish, Row, Watching
-from fettle.serving.question import Part, Question
+from fettle.serving.question import Part, Question, whole
 from fettle.serving.tasks import CHAT, COMPLETE
 
 _BATCH_TOKENS = 1 << 13  # of prompts and answers, with their padding

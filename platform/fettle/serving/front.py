@@ -1,0 +1,89 @@
+"""What Ray Serve's proxy takes of a connection before there is a request: so many bytes of headers, within a time.
+
+uvicorn with httptools bounds neither: 100 MiB of headers took 1.4 GB of the proxy, before any key was asked for, and
+headers that never end were waited for without end (Ray 2.60, uvicorn 0.54, 2026-11).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from asyncio import TimerHandle, Transport
+
+from starlette.middleware import Middleware
+from uvicorn.protocols.http import auto, httptools_impl
+
+MAX_HEADER_BYTES = 64 << 10
+HEADERS_TIMEOUT_S = 30.0
+_LINGER_S = 1.0
+"""For who is still sending a body to read that it was refused: closed at once, the answer would be lost."""
+_ID = re.compile(rb"[!-~]{1,128}")
+_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+
+
+def guard_proxies() -> None:
+    """Makes proxies of a Ray that is started from here call `guarded` as they start; one that runs already has been
+    started with its own settings."""
+    os.environ.setdefault(_SETTING, f"{__name__}:{guarded.__name__}")
+
+
+def guarded() -> list[Middleware]:
+    """Called in the proxy's process. Gives no middlewares: those see requests only."""
+    auto.AutoHTTPProtocol = Guarded
+    return []
+
+
+class Guarded(httptools_impl.HttpToolsProtocol):
+    """One connection."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting: TimerHandle | None = None
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._waited()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_headers:
+            self._num_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_headers and self._num_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The request's headers are over {MAX_HEADER_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-request-id" and _ID.fullmatch(value) is None:
+            return  # Ray Serve's proxy fails over it, and gives one of its own where there is none
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._waited()
+        self._is_in_headers = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._is_in_headers, self._num_bytes = True, 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._is_in_headers and not self.transport.is_closing():  # answered before its body was there
+            self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _begin(self) -> None:
+        self._is_in_headers, self._num_bytes = True, 0
+        self._waited()
+        self._waiting = self.loop.call_later(HEADERS_TIMEOUT_S, self._late)
+
+    def _waited(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _late(self) -> None:
+        self.transport.close()

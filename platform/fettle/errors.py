@@ -3,6 +3,7 @@
 FettleError                 something of ours failed; the command line exits with `exit_code`
 ├── UserError       (2)     the user's mistake: where it is, what was got, what is expected, how to fix it
 ├── DoesNotFit      (2)     the plan asks for more than this machine or cluster has
+├── GateFailed      (3)     a result is not as good as the recipe wants
 ├── StageFailed     (1)     a stage's workers died; carries the log to read
 └── Interrupted     (130)   SIGINT or SIGTERM
 """
@@ -61,6 +62,12 @@ class DoesNotFit(UserError):
 
 class StageFailed(FettleError):
     """A stage's worker group failed; the message names the stage, the cause and the log file."""
+
+
+class GateFailed(FettleError):
+    """The run's result is kept, and not published; the message tells each score that was not reached."""
+
+    exit_code = 3
 
 
 class Interrupted(FettleError):

@@ -17,6 +17,7 @@ from fettle.evaluate.generate import answers, cut_prompt
 from fettle.models.base import load_tokenizer
 from fettle.models.generate import load_speaker
 from fettle.pipeline.evaluation import check_evaluations, compare
+from fettle.pipeline.gate import check_publishable, judge
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.prepare import prepare
 from fettle.recipe import Recipe, load_recipe
@@ -80,7 +81,7 @@ def recipe_of(folder: Path, base: Path, adapter: Any, **evaluate: Any) -> Recipe
     stage |= {"batch": {"sequences": 16}, "max_length": 32, "adapter": adapter, "heldout": {"data": "pairs.jsonl"}}
     judged = {"kind": "generate", "data": "pairs.jsonl", "metrics": ["exact_match", "rouge"], "max_new_tokens": 8}
     told = {"name": "say", "base": str(base), "stages": [stage], "evaluate": [judged | evaluate]}
-    told["cluster"] = {"workers": 1, "zero": 0, "precision": "fp32"}
+    told |= {"cluster": {"workers": 1, "zero": 0, "precision": "fp32"}, "publish": {"registry": "registry"}}
     (folder / "recipe.yaml").write_text(json.dumps(told))
     return load_recipe(folder / "recipe.yaml")
 
@@ -90,7 +91,7 @@ def test_a_recipe_compares_its_base_with_its_result(
     t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Any
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    recipe = recipe_of(tmp_path, t5, adapter, limit=12)
+    recipe = recipe_of(tmp_path, t5, adapter, limit=12, gain={"rouge1": 0.01})
     stages = plan_stages(recipe, tmp_path / "out")
     check_evaluations(recipe, stages)
     (job,), _ = prepare(recipe, stages, tmp_path / "out" / "tokens")
@@ -108,6 +109,14 @@ def test_a_recipe_compares_its_base_with_its_result(
     (file,) = (tmp_path / "out" / "evaluations").glob("task-*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["wanted"] for row in rows[:4]] == [["night"], ["train"], ["dog"], ["ticket"]]
+
+    if adapter == "full":
+        check_publishable(recipe, stages)
+        assert judge(recipe, (found,), stages[-1].artifact).published == "say:1"
+        assert judge(recipe_of(tmp_path, t5, adapter, gain={"rouge1": 1.5}), (found,), stages[-1].artifact).why_not
+    else:
+        with pytest.raises(UserError, match=r"no adapters over this kind of model .*|kind: merge"):
+            check_publishable(recipe, stages)
     right = [row["answer"] == row["wanted"][0] for row in rows]
     assert found.after.scores["exact_match"]["mean"] == pytest.approx(sum(right) / 12)
 

@@ -8,13 +8,17 @@ import typer
 
 from fettle.cli import data, keys, registry, rl
 from fettle.cli.chat import chat_command
+from fettle.cli.compare import compare_command
 from fettle.cli.demo import demo_command
 from fettle.cli.evaluate import evaluate_command
+from fettle.cli.export import export_command
 from fettle.cli.generate import generate_command
 from fettle.cli.merge import merge_command
 from fettle.cli.quantize import quantize_command
 from fettle.cli.run import run_command
+from fettle.cli.runs import runs_command
 from fettle.cli.serve import serve_command
+from fettle.cli.show import show_command
 from fettle.cli.submit import submit_command
 from fettle.errors import FettleError
 
@@ -27,6 +31,10 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.command("submit")(submit_command)
+app.command("runs")(runs_command)
+app.command("show")(show_command)
+app.command("compare")(compare_command)
+app.command("export")(export_command)
 app.command("merge")(merge_command)
 app.command("quantize")(quantize_command)
 app.command("eval")(evaluate_command)

@@ -1,37 +1,26 @@
 """How close answers are to the ones wanted: ROUGE and exact match, each a mean over the records with an interval.
 
 ROUGE: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 2 and 3; the arithmetic is that of
-Google's rouge-score. The interval is Efron's percentile bootstrap (1979).
+Google's rouge-score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
+from fettle.evaluate.intervals import Score, with_interval
 from fettle.recipe.evaluate import MetricName
 
 _ROUGES = ("rouge1", "rouge2", "rougeL")
-_RESAMPLES, _AT_ONCE, _CONFIDENCE = 2000, 100, 0.95
-
-
-@dataclass(frozen=True)
-class Score:
-    """A mean over `records`, between 0 and 1, and its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    records: int
 
 
 def scored(
     answers: Sequence[str], wanted: Sequence[Sequence[str]], metrics: Sequence[MetricName], seed: int = 0
 ) -> dict[str, Score]:
-    """By name, `rouge1`, `rouge2`, `rougeL` and `exact_match` (those of `metrics`) of some answers, at least one.
+    """By name, `rouge1`, `rouge2`, `rougeL` and `exact_match` (those of `metrics`) of some answers, at least one; each
+    between 0 and 1.
 
     wanted: of each record one or several right answers, of which the nearest counts. ROUGE is the F-measure, of words
     without punctuation and case, cut to their stems (Porter): 1 and 2 count single words and pairs, L the longest
@@ -46,18 +35,3 @@ def scored(
         pairs = zip(wanted, answers, strict=True)
         each["exact_match"] = [float(answer.strip() in [one.strip() for one in targets]) for targets, answer in pairs]
     return {name: with_interval(values, seed) for name, values in each.items()}
-
-
-def with_interval(values: Sequence[float], seed: int) -> Score:
-    """The mean of some values, and where 95 % of the means of 2,000 resamples lie; the same for the same seed."""
-    found = np.asarray(values, dtype=np.float64)
-    dice = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            found[dice.integers(len(found), size=(_AT_ONCE, len(found)))].mean(axis=1)
-            for _ in range(_RESAMPLES // _AT_ONCE)
-        ]
-    )
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Score(float(found.mean()), float(low), float(high), len(found))

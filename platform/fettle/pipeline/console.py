@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,11 @@ def quiet(log: Path) -> Iterator[Console]:
             os.dup2(saved, number)
             os.close(saved)
         terminal.close()
+
+
+def plain(console: Console) -> Callable[[str], None]:
+    """Prints a line as it is, whatever brackets are in it."""
+    return lambda text: console.print(text, markup=False)
 
 
 class ProgressLine:

@@ -1,4 +1,4 @@
-"""A model's answers to held-out prompts, judged: by itself, or a run's base against what became of it."""
+"""A recipe's `evaluate`: a run's base against what became of it; and a model's answers to held-out prompts, judged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import is_artifact, library_versions, read_artifact, replace_text
+from fettle.artifact import library_versions, replace_text
 from fettle.data.asked import as_prompt
 from fettle.data.coder import Coder, end_ids
 from fettle.data.record import Record
@@ -18,38 +18,17 @@ from fettle.data.sources import OpenSource, open_source, read_source
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer, positions_of
 from fettle.models.family import family_of
+from fettle.pipeline.evaluated import Comparison, Evaluation, Measurement, check_speaks
 from fettle.pipeline.origin import Origin
+from fettle.pipeline.perplexity import base_of, kept_losses, measurement, probe, room_of
 from fettle.pipeline.planned import Planned, hash_of
+from fettle.pipeline.retention import check_retention, retention
 from fettle.recipe import Recipe
-from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.evaluate import GenerateSpec, LossSpec, RetentionSpec
 from fettle.recipe.kinds import YIELDS_MODEL
 
 _LONGEST = 2048
 _JUDGED = ("messages", "prompt_completion")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good a model's answers are. prompts_cut: longer ones than it was given; answers_unended: those that
-    `max_new_tokens` ended. scores: by name, `Score` as keys. how: what else decides them."""
-
-    model: str
-    data: str
-    records: int
-    prompts_cut: int
-    answers_unended: int
-    max_new_tokens: int
-    seconds: float
-    scores: dict[str, dict[str, float]]
-    how: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The base a run began from and the last stage's result, on the same prompts."""
-
-    before: Evaluation
-    after: Evaluation
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,7 @@ def questions(source: OpenSource, limit: int | None, **where: Any) -> list[Quest
 
 
 def evaluate(
-    origin: Origin, asked: Sequence[Question], spec: EvaluateSpec, *, name: str, seed: int = 0, **where: Any
+    origin: Origin, asked: Sequence[Question], spec: GenerateSpec, *, name: str, seed: int = 0, **where: Any
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """(what the model's answers are worth, each prompt's place, answer and right answers).
 
@@ -131,43 +110,68 @@ def evaluate(
 def check_evaluations(recipe: Recipe, stages: Sequence[Planned]) -> None:
     """Raises UserError, before anything is trained, for what `evaluate` could not do after it."""
     for number, spec in enumerate(recipe.evaluate):
-        where = recipe.where(f"evaluate.{number}")
+        where, source = recipe.where(f"evaluate.{number}"), _opened(recipe, number)
+        if isinstance(spec, RetentionSpec):
+            check_retention(stages, source, spec, **where)
+            continue
         last = stages[-1]
         if last.spec.kind not in YIELDS_MODEL:
             raise UserError(f"the last stage, {last.spec.name}, yields no language model that could answer", **where)
         check_speaks(Origin(last.origin.root, last.origin.root, ""), **where)
-        longest_prompt(last.origin.root, spec, **where)
-        questions(_opened(recipe, number), spec.limit, **where)
+        if isinstance(spec, LossSpec):
+            probe(source, spec, last.origin.root, last.origin.chat_template, room_of(last.result()), **where)
+        else:
+            longest_prompt(last.origin.root, spec, **where)
+            questions(source, spec.limit, **where)
 
 
 def compare(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[[str], None]) -> tuple[Comparison, ...]:
     """One for each of the recipe's `evaluate`: what was worked out before is taken as it is. Below `out` lie the
-    answers."""
-    found = []
+    answers, and what every record lost."""
+    found: list[Comparison] = []
     for number, spec in enumerate(recipe.evaluate):
-        source = _opened(recipe, number)
-        asked = questions(source, spec.limit, **recipe.where(f"evaluate.{number}"))
-        last = stages[-1].result()
-        base = Origin(last.root, last.root, str(last.root), chat_template=last.chat_template)
-        pair = []
-        for name, origin in (("base", base), (stages[-1].spec.name, last)):
-            say(f"evaluating {name} on {spec.data.path}: {len(asked):,} prompts")
-            pair.append(_kept(out / "evaluations", origin, asked, spec, name, recipe.seed))
-        found.append(Comparison(*pair))
+        where, source = recipe.where(f"evaluate.{number}"), _opened(recipe, number)
+        if isinstance(spec, RetentionSpec):
+            found.append(retention(stages, source, spec, out, say, recipe.seed, **where))
+        elif isinstance(spec, LossSpec):
+            found.append(_losses_compared(source, stages[-1], spec, out, say, recipe.seed, **where))
+        else:
+            found.append(_answers_compared(source, stages[-1], spec, out, say, recipe.seed, **where))
     return tuple(found)
 
 
-def check_speaks(origin: Origin, **where: Any) -> None:
-    """Raises UserError for what has another head than a language model's, or predicts hidden tokens."""
-    folder = origin.adapter or origin.base
-    kind = read_artifact(folder).kind if is_artifact(folder) else "model"
-    config = json.loads((origin.root / "config.json").read_text(encoding="utf-8"))
-    is_headed = any("Classification" in str(name) for name in config.get("architectures") or ())
-    if kind in ("reward", "classifier") or is_headed or family_of(origin.root) == "masked":
-        raise UserError(f"{folder.name} writes no text", **where, expected="a causal or encoder-decoder language model")
+def _answers_compared(
+    source: OpenSource,
+    stage: Planned,
+    spec: GenerateSpec,
+    out: Path,
+    say: Callable[[str], None],
+    seed: int,
+    **where: Any,
+) -> Comparison:
+    asked = questions(source, spec.limit, **where)
+    last = stage.result()
+    base = Origin(last.root, last.root, str(last.root), chat_template=last.chat_template)
+    pair = []
+    for name, origin in (("base", base), (stage.spec.name, last)):
+        say(f"evaluating {name} on {spec.data.path}: {len(asked):,} prompts")
+        pair.append(_kept(out / "evaluations", origin, asked, spec, name, seed))
+    return Comparison(*pair)
 
 
-def longest_prompt(root: Path, spec: EvaluateSpec, **where: Any) -> int:
+def _losses_compared(
+    source: OpenSource, stage: Planned, spec: LossSpec, out: Path, say: Callable[[str], None], seed: int, **where: Any
+) -> Comparison:
+    last = stage.result()
+    asked = probe(source, spec, last.root, last.chat_template, room_of(last), **where)
+
+    def told(name: str, origin: Origin) -> Measurement:
+        return measurement(kept_losses(out / "evaluations", origin, asked, name, say), asked, name, seed)
+
+    return Comparison(told("base", base_of(last)), told(stage.spec.name, last))
+
+
+def longest_prompt(root: Path, spec: GenerateSpec, **where: Any) -> int:
     """Tokens of the longest prompt that leaves room for an answer. Raises UserError where there is none."""
     room = positions_of(root) - (0 if family_of(root) == "seq2seq" else spec.max_new_tokens)
     if room < (spec.max_length or 1):
@@ -195,13 +199,13 @@ def _wanted(record: Record) -> tuple[str, ...]:
 
 
 def _kept(
-    folder: Path, origin: Origin, asked: Sequence[Question], spec: EvaluateSpec, name: str, seed: int
+    folder: Path, origin: Origin, asked: Sequence[Question], spec: GenerateSpec, name: str, seed: int
 ) -> Evaluation:
     """The evaluation, worked out once for the same model, prompts and settings."""
     told = {
         "model": [origin.identity, origin.chat_template],
         "asked": [(repr(one.prompt.prompt), one.wanted) for one in asked],
-        "spec": spec.model_dump(mode="json", exclude={"data"}),
+        "spec": spec.model_dump(mode="json", exclude={"data", "at_least", "gain"}),
         "seed": seed,
         "versions": library_versions(),
     }

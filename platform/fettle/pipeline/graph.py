@@ -31,6 +31,8 @@ from fettle.recipe.merge import MergeStage
 from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.rl import RlStage
 from fettle.recipe.stages import LearningStage, StageBase, TrainingStage
+from fettle.registry.folder import FolderRegistry
+from fettle.registry.reference import parsed
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
@@ -153,7 +155,7 @@ def _origin(
     where: dict[str, Any] = recipe.where(field)
     if name is not None and name not in earlier:
         takes_foreign = isinstance(stage, (MergeStage, QuantizeStage))
-        return folder_origin(recipe.resolve(name), takes_foreign=takes_foreign, **where)
+        return folder_origin(_folder(recipe, name, **where), takes_foreign=takes_foreign, **where)
     if name is not None:
         named = earlier[name]
         if isinstance(named.spec, QuantizeStage):
@@ -174,6 +176,17 @@ def _origin(
     where = recipe.where("base")
     first = next((one for one in recipe.stages if isinstance(one, TrainingStage)), None)
     return _base(recipe, recipe.base, first, out, **where)
+
+
+def _folder(recipe: Recipe, name: str, **where: Any) -> Path:
+    """The folder of that name, or of what the recipe's registry has under it now."""
+    folder, version = recipe.resolve(name), parsed(name)
+    if folder.is_dir() or version is None or recipe.publish is None:
+        return folder
+    try:
+        return FolderRegistry(recipe.resolve(recipe.publish.registry)).find(version).folder
+    except UserError as error:
+        raise UserError(error.got, **where, expected=error.expected, fix=error.fix) from None
 
 
 def _base(recipe: Recipe, base: str | FromNothing, first: TrainingStage | None, out: Path, **where: Any) -> Origin:

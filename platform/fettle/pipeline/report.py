@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader
 from rich.table import Table
 
 from fettle.artifact import read_artifact, replace_text
-from fettle.pipeline.evaluation import Comparison, Evaluation
+from fettle.pipeline.evaluated import Comparison, Evaluation, Measurement, Retention
+from fettle.pipeline.gate import Check, Verdict
 from fettle.pipeline.planned import Planned
 from fettle.recipe import Recipe
 from fettle.rl.charts import figure
@@ -48,13 +49,16 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run. out: its folder. evaluations: of its base and its last stage's result."""
+    """A finished run. out: its folder. evaluations: of its base and its last stage's result. checks: of those, what the
+    recipe wants; published: the version that the result is in a registry, where all of them are met."""
 
     recipe: str
     out: Path
     seconds: float
     stages: tuple[StageReport, ...]
     evaluations: tuple[Comparison, ...] = ()
+    checks: tuple[Check, ...] = ()
+    published: str | None = None
 
     @property
     def artifact(self) -> Path:
@@ -69,8 +73,10 @@ def make_report(
     cached: set[str],
     seconds: float,
     evaluations: tuple[Comparison, ...] = (),
+    verdict: Verdict | None = None,
 ) -> Report:
     """The report of stages that are all done."""
+    verdict = verdict or Verdict()
     rows = []
     for stage in stages:
         artifact = read_artifact(stage.artifact)
@@ -83,12 +89,13 @@ def make_report(
                 **artifact.metrics,
             )
         )
-    return Report(recipe.name, out, round(seconds, 1), tuple(rows), evaluations)
+    return Report(recipe.name, out, round(seconds, 1), tuple(rows), evaluations, verdict.checks, verdict.published)
 
 
 def write_report(report: Report, stages: Sequence[Planned]) -> None:
     """`report.json` and `report.html` in the run's folder, each whole or as it was."""
     told = asdict(report) | {"out": str(report.out)}
+    told["checks"] = [asdict(check) | {"is_met": check.is_met} for check in report.checks]
     for row in told["stages"]:
         if row["kind"] != "rl":
             for name in _OF_RL:
@@ -96,8 +103,9 @@ def write_report(report: Report, stages: Sequence[Planned]) -> None:
     replace_text(report.out / "report.json", json.dumps(told, indent=2) + "\n")
     pairs = zip(stages, report.stages, strict=True)
     curves = [_curve(stage, row) for stage, row in pairs]
+    how = {"losses": _losses, "score": _score, "interval": _interval}
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
-    replace_text(report.out / "report.html", page.render(report=report, curves=curves, losses=_losses, score=_score))
+    replace_text(report.out / "report.html", page.render(report=report, curves=curves, **how))
 
 
 def _curve(stage: Planned, row: StageReport) -> str:
@@ -123,20 +131,35 @@ def table(report: Report) -> Table:
 
 
 def evaluation_table(report: Report) -> Table:
-    """The base against the result, with the intervals."""
+    """The base against the result, with the intervals; of retention every stage against its base."""
     drawn = Table(box=None, pad_edge=False)
     for name in ("evaluated on", "before", "after"):
         drawn.add_column(name, justify="left" if name == "evaluated on" else "right", no_wrap=True)
     for one in report.evaluations:
+        if isinstance(one, Retention):
+            drawn.add_row(f"{Path(one.after.data).name}, kept", "loss", "forgotten")
+            drawn.add_row(f"  {one.before.model}", _score(one.before, "loss"), "–")
+            for row in one.stages:
+                drawn.add_row(f"  {row.stage}", _interval(row.loss), _interval(row.forgetting, "+"))
+            if len(one.stages) > 1:
+                (worst,) = (row for row in one.stages if row.stage == one.worst)
+                drawn.add_row(f"  most by {worst.stage}", f"added to {worst.parent}", _interval(worst.added, "+"))
+            continue
         drawn.add_row(Path(one.after.data).name, one.before.model, one.after.model)
         for name in one.after.scores:
             drawn.add_row(f"  {name}", *(_score(each, name) for each in (one.before, one.after)))
     return drawn
 
 
-def _score(evaluation: Evaluation, name: str) -> str:
-    score = evaluation.scores[name]
-    return f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+def _score(evaluation: Evaluation | Measurement, name: str) -> str:
+    return _interval(evaluation.scores[name])
+
+
+def _interval(score: Mapping[str, float], sign: str = "") -> str:
+    """A mean and its interval; sign: `+` where it is a difference."""
+    digits = 3 if abs(score["mean"]) < 100 else 1
+    mean, low, high = (f"{score[name]:{sign}z.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
 
 
 def _losses(row: StageReport) -> tuple[str, str]:

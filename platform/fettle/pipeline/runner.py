@@ -19,14 +19,17 @@ from fettle.artifact import replace_text
 from fettle.cluster import ray_session
 from fettle.errors import UserError
 from fettle.models.family import family_of
-from fettle.pipeline.console import ProgressLine, quiet
+from fettle.pipeline.console import ProgressLine, plain, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
+from fettle.pipeline.gate import Verdict, check_publishable, judge
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.report import Report, evaluation_table, make_report, table, write_report
+from fettle.pipeline.tracking import tracked
 from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
+from fettle.registry.reference import PRODUCTION
 from fettle.rl.stage import rl
 from fettle.serving.weights import why_not_applied
 from fettle.signals import interruptible
@@ -80,27 +83,45 @@ def run(
         keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedLearning) else None for stage in waiting]
         check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
         check_evaluations(loaded, stages)
+        is_whole = stages[-1].spec.name == loaded.stages[-1].name
+        if is_whole:
+            check_publishable(loaded, stages)
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
         with _nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
-        with quiet(folder / "logs" / "run.log") as console:
+        with quiet(folder / "logs" / "run.log") as console, tracked(loaded, stages, folder, plain(console)):
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
             for note in [*notes, *_left_behind(waiting)]:
                 console.print(note, markup=False)
             if waiting:
                 _train(waiting, jobs, fence, folder, console)
             cached = {stage.spec.name for stage in stages if stage not in waiting}
-            compared = compare(loaded, stages, folder, lambda text: console.print(text, markup=False))
-            report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared)
+            compared = compare(loaded, stages, folder, plain(console))
+            verdict = judge(loaded, compared, stages[-1].artifact) if is_whole else Verdict()
+            report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared, verdict)
             write_report(report, stages)
             console.print(table(report))
             if report.evaluations:
                 console.print(evaluation_table(report))
+            for check in report.checks:
+                console.print(f"{'met' if check.is_met else 'NOT MET':<9} {check}", markup=False)
             console.print(f"report    {_near(folder / 'report.html')}")
+            if verdict.why_not is not None:
+                raise verdict.why_not
+            if report.published is not None:
+                console.print(f"published {_published(loaded, report.published)}", markup=False)
             is_model = report.stages[-1].artifact["kind"] in ("model", "adapter")
             if is_model and family_of(stages[-1].origin.root) == "causal":
                 console.print(_what_next(report.artifact), markup=False)
     return report
+
+
+def _published(recipe: Recipe, version: str) -> str:
+    assert recipe.publish is not None
+    name, alias = version.partition(":")[0], recipe.publish.alias
+    at = f"--registry {_near(recipe.resolve(recipe.publish.registry))}"
+    told = f"{version} is {name}@{alias}"
+    return told if alias == PRODUCTION else f"{told}; into production: fettle promote {name}@{alias} {at}"
 
 
 def _what_next(artifact: Path) -> str:

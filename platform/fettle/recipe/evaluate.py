@@ -1,16 +1,22 @@
-"""`evaluate`: what the base and the last stage's result are compared by."""
+"""`evaluate`: what the base and the stages' results are compared by."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fettle.recipe.data import Source
 from fettle.recipe.spec import Spec
 
 MetricName = Literal["rouge", "exact_match"]
+LossName = Literal["loss", "perplexity"]
+_SCORES: dict[MetricName, tuple[str, ...]] = {
+    "rouge": ("rouge1", "rouge2", "rougeL"),
+    "exact_match": ("exact_match",),
+}
 
 
-class EvaluateSpec(Spec):
+class GenerateSpec(Spec):
     """Prompts that the base and the last stage's result answer, and how their answers are judged."""
 
     kind: Literal["generate"]
@@ -27,3 +33,69 @@ class EvaluateSpec(Spec):
     max_length: int | None = Field(None, ge=8)
     """Tokens of the longest prompt, longer ones are cut and counted; by default what the model's positions leave, at
     most 2048."""
+    at_least: dict[str, float] = Field({})
+    """The gate: by score (rouge1, rouge2, rougeL, exact_match), what the result has to reach."""
+    gain: dict[str, float] = Field({})
+    """The gate: by score, how much the result has to be above the base."""
+
+    @model_validator(mode="after")
+    def _bounds_what_is_measured(self) -> "GenerateSpec":
+        measured = [score for metric in self.metrics for score in _SCORES[metric]]
+        _check_bounds(self, ("at_least", "gain"), measured)
+        return self
+
+
+class LossSpec(Spec):
+    """Records on which the loss of the base and of the last stage's result is measured, token for token as a stage
+    measures its held-out records."""
+
+    kind: Literal["loss"]
+    """loss: in nats per loss-bearing token, and perplexity, which is its exponential."""
+    data: Source
+    """Held-out records: questions with answers, of which the answers bear loss; or raw text, all of which does."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many records."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of the longest record: longer ones are cut, raw text is split, as in training; by default the model's
+    positions, at most 2048."""
+    at_most: dict[str, float] = Field({})
+    """The gate: by score (loss, perplexity), how high the result's may be."""
+    gain: dict[str, float] = Field({})
+    """The gate: by score, how much better than the base the result has to be: here, how much lower."""
+
+    @model_validator(mode="after")
+    def _bounds_what_is_measured(self) -> "LossSpec":
+        _check_bounds(self, ("at_most", "gain"), get_args(LossName))
+        return self
+
+
+class RetentionSpec(Spec):
+    """Records of what the base could do already, on which its loss and that of every stage's language model are
+    measured: by how much each is above the base's has been forgotten."""
+
+    kind: Literal["retention"]
+    """retention: the loss after every stage that yields a language model, against the base's."""
+    data: Source
+    """The probe set: questions with answers, or raw text, that no stage learns from."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many records."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of the longest record, as of `loss`."""
+    budget: float | None = Field(None, ge=0)
+    """The gate: how many nats a token the last language model may have forgotten; without it they are only told."""
+
+
+EvaluateSpec = Annotated[GenerateSpec | LossSpec | RetentionSpec, Field(discriminator="kind")]
+EVALUATE_SPECS: dict[str, type[Spec]] = {
+    "generate": GenerateSpec,
+    "loss": LossSpec,
+    "retention": RetentionSpec,
+}
+
+
+def _check_bounds(spec: Any, keys: Iterable[str], measured: Iterable[str]) -> None:
+    """Raises ValueError where one of the keys bounds a score that is none of `measured`."""
+    for key in keys:
+        for score in getattr(spec, key):
+            if score not in measured:
+                raise ValueError(f"{key}: no score '{score}' is measured here; there is {', '.join(measured)}")

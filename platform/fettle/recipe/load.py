@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.combinations import check_combinations
 from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
-from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.evaluate import EVALUATE_SPECS
 from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS, Stage
 from fettle.recipe.merge import MergeStage, WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
+from fettle.recipe.publish import PublishSpec
 from fettle.recipe.stages import (
     BatchSpec,
     CheckpointSpec,
@@ -39,10 +41,13 @@ _PARTS: dict[str, type[BaseModel]] = {
     "schedule": ScheduleSpec,
     "early_stop": EarlyStopSpec,
     "checkpoint": CheckpointSpec,
+    "publish": PublishSpec,
     "adapters": WeightedAdapter,
-    "evaluate": EvaluateSpec,
 }
+# Lists whose items are of several kinds, each with keys of its own.
+_KINDS: dict[str, Mapping[str, type[BaseModel]]] = {"stages": STAGE_SPECS, "evaluate": EVALUATE_SPECS}
 # What a bare word stands for: `schedule: linear` is `schedule: {kind: linear}`.
+_PUBLISHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[a-z][a-z0-9_-]{0,31}|:[1-9][0-9]{0,8})")
 _WORDS = {"schedule": "kind", "optimizer": "kind", "adapter": "kind", "data": "path", "adapters": "from"}
 _IN_YAMLS_WORDS = {
     "tuple_type": "input should be a list",
@@ -87,7 +92,14 @@ def _check_names(recipe: Recipe) -> None:
                 fix="give each stage a name of its own",
             )
         for key, origin in _origins(stage).items():
-            if origin not in seen and not recipe.resolve(origin).is_dir():
+            if _PUBLISHED.fullmatch(origin) and not recipe.resolve(origin).exists():
+                if recipe.publish is None:
+                    raise UserError(
+                        f"'{origin}' names a published version, and the recipe names no registry",
+                        **recipe.where(f"{field}.{key}"),
+                        fix="add publish: {registry: FOLDER}, or name the version's folder",
+                    )
+            elif origin not in seen and not recipe.resolve(origin).is_dir():
                 raise UserError(
                     f"'{origin}' is neither an earlier stage nor a folder{did_you_mean(origin, seen)}",
                     **recipe.where(f"{field}.{key}"),
@@ -158,8 +170,9 @@ def _as_user_error(
         got, fix = "this key is missing", f"add `{dotted[-1]}: …`"
     elif kind in {"union_tag_invalid", "union_tag_not_found"}:
         value = here.get("kind") if isinstance(here, dict) else None
-        got = f"unknown kind '{value}'{did_you_mean(str(value), STAGE_SPECS)}" if value else "a stage has a kind"
-        expected = ", ".join(STAGE_SPECS)
+        kinds, item = _KINDS[str(first["loc"][0])], "a stage" if first["loc"][0] == "stages" else "an evaluation"
+        got = f"unknown kind '{value}'{did_you_mean(str(value), kinds)}" if value else f"{item} has a kind"
+        expected = ", ".join(kinds)
         line = lines.get(f"{field}.kind", line)
         field += ".kind"
     elif kind == "too_short":
@@ -188,8 +201,8 @@ def _walk(loc: tuple[int | str, ...], tree: Any) -> tuple[list[str], Any, type[B
             if isinstance(here, list):
                 here = here[step] if step < len(here) else None
                 dotted.append(str(here.get("name", step)) if isinstance(here, dict) else str(step))
-        elif depth == 2 and loc[0] == "stages" and step in STAGE_SPECS:
-            part = STAGE_SPECS[step]
+        elif depth == 2 and step in (kinds := _KINDS.get(str(loc[0]), {})):
+            part = kinds[step]
         elif step.startswith("<"):  # a tag of `Base`
             continue
         elif isinstance(here, dict) and (step in here or last):

@@ -12,7 +12,7 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.algorithm import AlgorithmSpec, KlSpec
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
-from fettle.recipe.evaluate import EvaluateSpec
+from fettle.recipe.evaluate import EVALUATE_SPECS
 from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS
 from fettle.recipe.merge import WeightedAdapter
@@ -27,6 +27,7 @@ from fettle.recipe.stages import (
     TrainingStage,
 )
 from fettle.recipe.top import Recipe
+from fettle.recipe.tracking import TrackingSpec
 
 _HEAD = """# The recipe
 
@@ -60,7 +61,8 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`checkpoint`", CheckpointSpec, "stages.NAME.checkpoint."),
     ("`adapter`", AdapterSpec, "adapter."),
     ("`cluster`", ClusterSpec, "cluster."),
-    ("`evaluate`", EvaluateSpec, "evaluate.N."),
+    *((f"`evaluate`, `kind: {kind}`", spec, "evaluate.N.") for kind, spec in EVALUATE_SPECS.items()),
+    ("`tracking`", TrackingSpec, "tracking."),
 )
 
 

@@ -52,9 +52,10 @@ class StageBase(Spec):
     kind: str
     """What the stage does."""
     from_: str | None = Field(None, alias="from")
-    """An earlier stage or an artifact's folder; by default the nearest earlier stage that yields a language model. From
-    an adapter, the same adapter goes on: kind, sizes and targets have to be those it was made with, how it is trained
-    (bits, lr_ratio) may change. With `merge_first` it becomes part of the weights, and any adapter may follow."""
+    """An earlier stage, an artifact's folder, or what `publish.registry` has (`support@production`, `support:7`); by
+    default the nearest earlier stage that yields a language model. From an adapter, the same adapter goes on: kind,
+    sizes and targets have to be those it was made with, how it is trained (bits, lr_ratio) may change. With
+    `merge_first` it becomes part of the weights, and any adapter may follow."""
     cluster: ClusterSpec | None = None
     """This stage's own worker group."""
 

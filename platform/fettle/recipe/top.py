@@ -16,8 +16,10 @@ from fettle.recipe.data import DataSpec
 from fettle.recipe.evaluate import EvaluateSpec
 from fettle.recipe.from_nothing import Base
 from fettle.recipe.kinds import Stage
+from fettle.recipe.publish import PublishSpec
 from fettle.recipe.spec import Spec, as_kind
 from fettle.recipe.stages import TrainingStage
+from fettle.recipe.tracking import Tracking, TrackingSpec, as_tracking
 
 
 class Recipe(Spec):
@@ -38,7 +40,11 @@ class Recipe(Spec):
     stages: tuple[Stage, ...] = Field(min_length=1)
     """In the order they run."""
     evaluate: tuple[EvaluateSpec, ...] = ()
-    """After the last stage: the base and its result compared on held-out prompts."""
+    """After the last stage: the base compared with its result, or with that of every stage, on held-out records."""
+    publish: PublishSpec | None = None
+    """Where the result goes, once it has reached what `evaluate` wants of it."""
+    tracking: Annotated[Tracking, BeforeValidator(as_tracking)] = TrackingSpec()
+    """Where the run is told: an address or a folder, or `off`."""
 
     _file: Path = PrivateAttr(default=Path("recipe.yaml"))
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
@@ -76,5 +82,6 @@ class Recipe(Spec):
         return (data,)
 
     def digest(self) -> str:
-        """Hexadecimal sha256 of every setting, whatever the file's layout was."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Hexadecimal sha256 of every setting that changes what a run does, whatever the file's layout was."""
+        told = self.model_dump(mode="json", exclude={"tracking"})
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -13,8 +13,8 @@ from ray import train
 from fettle.artifact import is_artifact
 from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
-from fettle.train.job import GroupMember, Job, StageFunction
-from fettle.train.zero import needs_engine
+from fettle.train.job import GroupMember, Job, LearnJob, StageFunction
+from fettle.train.zero import load_deepspeed, needs_engine
 
 _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
@@ -39,6 +39,8 @@ def run_member(stages: Sequence[tuple[Job, StageFunction]], member: GroupMember,
         # nobody, and a critic, which learns outside the model's forward, fails ("marked as ready twice").
         for name in _OF_A_GROUP:
             os.environ.pop(name, None)
+    if any(isinstance(job, LearnJob) for job, _ in stages):
+        load_deepspeed()  # accelerate imports it sooner or later, engine or not, and would get MLflow with it
     for job, function in stages:
         if not is_artifact(job.artifact):
             print(f"== stage {job.name} ({job.fingerprint})", flush=True)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from small_house import House, chat, lines, write_base
 
+from fettle.pipeline.recorded import EMBEDDED
+from fettle.pipeline.tracker import Tracker
+
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,4 +34,28 @@ def house(
         {"name": "domain", "kind": "pretrain", "data": "corpus.txt"},
         {"name": "instruct", "kind": "sft", "data": "chat.jsonl"},
     ]
-    return House(tmp_path, {"name": "northline", "base": "base", "adapter": "full", "stages": stages})
+    top = {"name": "northline", "base": "base", "adapter": "full", "tracking": "off"}  # MLflow takes seconds to start
+    return House(tmp_path, {**top, "stages": stages})
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracker's, which MLflow takes seconds to make."""
+    file = tmp_path_factory.mktemp("tracker") / "mlflow.db"
+    Tracker(f"sqlite:///{file}").client.search_experiments()
+    return file
+
+
+@pytest.fixture
+def tracked(house: House, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """The house with an empty tracker, to which its runs are told. Its second stage replays, and makes an adapter."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (house.folder / EMBEDDED).mkdir()
+    shutil.copy(empty_database, house.folder / EMBEDDED)
+    replay = {"data": "general.jsonl", "fraction": 0.2}
+    adapter = {"kind": "lora", "r": 4}
+    return house.with_stages(
+        {"name": "domain", "kind": "pretrain", "data": "corpus.txt"},
+        {"name": "instruct", "kind": "sft", "data": "chat.jsonl", "replay": replay, "adapter": adapter},
+        tracking={},
+    )

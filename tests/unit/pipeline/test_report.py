@@ -50,7 +50,7 @@ def test_report_json_is_the_report(report, planned):
     told = json.loads((report.out / "report.json").read_text())
     # Rewards and the like are told of reinforcement learning alone.
     stages = [{key: value for key, value in asdict(stage).items() if value is not None} for stage in report.stages]
-    assert told == asdict(report) | {"out": str(report.out), "stages": stages, "evaluations": []}
+    assert told == asdict(report) | {"out": str(report.out), "stages": stages, "evaluations": [], "checks": []}
     result = {"steps", "tokens", "artifact", "loss", "unit", "measures"}
     assert set(told["stages"][0]) == {"name", "kind", "cached", "seconds"} | result
     assert set(told["stages"][0]["loss"]) == {"first", "last", "heldout_before", "heldout_after"}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "trl", "peft", "numpy", "datasets")
+HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "trl", "peft", "numpy", "datasets", "mlflow")
 
 
 @pytest.mark.parametrize("module", ["fettle", "fettle.recipe", "fettle.cli.main"])

@@ -18,14 +18,13 @@ _ENGINES = (
         "test_engine",
         "test_engine_weights",
         "test_family_serving",
-        "test_flat_memory",
         "test_generated_answers",
         "test_quantized_engine",
         "test_rollouts",
         "test_run",
     ),
     *("test_rl_faults", "test_rl_stage", "test_rl_workers"),
-    *("test_serving", "test_serving_client", "test_serving_heads", "test_submit"),
+    *("test_serving", "test_serving_client", "test_serving_heads", "test_serving_models", "test_submit"),
 )
 
 

@@ -38,6 +38,7 @@ def test_streaming_100_megabytes_takes_flat_memory(bench, tmp_path) -> None:
     assert bench._alone(bench._stream_large, file, tmp_path / "index")["megabytes"] < bench.MOST_MB
 
 
-def test_encoding_100_megabytes_of_lines_takes_flat_memory(bench, tmp_path) -> None:
-    file = bench._write_lines(tmp_path / "lines.txt", 100)
-    assert bench._alone(bench._tokenize_large, file, tmp_path / "tokens")["megabytes"] < bench.MOST_MB
+def test_encoding_30_megabytes_of_lines_takes_flat_memory(bench, tmp_path) -> None:
+    file = bench._write_lines(tmp_path / "lines.txt", 30)
+    # It is 4 MB for 20 and for 40 (2026-11); 100, as in the benchmark, take a minute of one core.
+    assert bench._alone(bench._tokenize_large, file, tmp_path / "tokens")["megabytes"] < 0.3 * bench.MOST_MB

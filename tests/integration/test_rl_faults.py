@@ -35,6 +35,7 @@ from fettle.rl.stage import rl
 from fettle.train.group import run_group
 from gloo import again, fence_of, train_alone
 from rl_jobs import MakeJob, Service, drawn, make_rl_jobs, rows_of, timeless
+from standing_engines import standing_engines
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(600)
@@ -51,8 +52,8 @@ with ray_session(num_cpus=2):
 
 @pytest.fixture(scope="module")
 def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeJob]:
-    """`make_job(name, …)`, in a cluster of their own."""
-    with ray_session(num_cpus=2):
+    """`make_job(name, …)`, in a cluster of their own, whose engines stay."""
+    with ray_session(num_cpus=2), standing_engines():
         yield make_rl_jobs(root, tmp_path_factory.mktemp("rl"))
 
 

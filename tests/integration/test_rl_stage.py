@@ -27,6 +27,7 @@ from fettle.rl.replay import replay
 from fettle.rl.sync import version_path
 from gloo import again, cut_off, fence_of, train_alone
 from rl_jobs import LORA, PROMPTS, SAMPLES, MakeJob, drawn, make_rl_jobs, rows_of, timeless
+from standing_engines import standing_engines
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.timeout(300)
@@ -56,8 +57,8 @@ Trained = Callable[[str], RlJob]
 
 @pytest.fixture(scope="module")
 def make_job(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeJob]:
-    """`make_job(name, …)`, in a cluster of their own."""
-    with ray_session(num_cpus=2):
+    """`make_job(name, …)`, in a cluster of their own, whose engines stay."""
+    with ray_session(num_cpus=2), standing_engines():
         yield make_rl_jobs(root, tmp_path_factory.mktemp("rl"))
 
 

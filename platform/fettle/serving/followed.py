@@ -60,8 +60,13 @@ class Followed:
 
     @property
     def prefix(self) -> str:
-        """Of the names of all its applications. No name of a version has a colon in it."""
-        return f"fettle:{self.name}:"
+        """Of the names of all its applications."""
+        return prefix_of(self.name)
+
+
+def prefix_of(name: str) -> str:
+    """Of the names of all applications of a model; no name of one has a colon in it."""
+    return f"fettle:{name}:"
 
 
 def resolve_followed(

@@ -14,8 +14,9 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from fettle.errors import FettleError
 from fettle.output import print_into
 from fettle.registry.folder import Version
+from fettle.registry.reference import PRODUCTION
 from fettle.serving.blue_green import BlueGreen, Live, State
-from fettle.serving.followed import Followed
+from fettle.serving.followed import Followed, prefix_of
 from fettle.serving.heads.replica import HeadReplica
 from fettle.serving.replica import Replica, reason_in
 from fettle.serving.resolve import ServedModel
@@ -57,13 +58,21 @@ class Keeper:
         if log is not None:
             print_into(log)
         self._models = {one.name: BlueGreen(one, ServeApps(one, log)) for one in followed}
+        await self._production()
+        self._stepping = asyncio.create_task(self._step())
+
+    async def _production(self) -> None:
+        """Once all of it is warm. Raises FettleError with the reason where one does not start."""
         for name, model in self._models.items():
-            while not model.live:
-                await model.step()
-                if (why := model.refused.get("production")) is not None:
+            while PRODUCTION not in model.live:
+                try:
+                    await model.step()
+                except OSError as error:  # engines of an earlier keeper answer meanwhile
+                    logger.error("%s: %s", name, error)
+                if (why := model.refused.get(PRODUCTION)) is not None and PRODUCTION not in model.live:
+                    await asyncio.to_thread(_end, [name])  # those of other aliases may be starting
                     raise FettleError(f"{name} does not start: {why}")
                 await asyncio.sleep(_STEP_S)
-        self._stepping = asyncio.create_task(self._step())
 
     async def now(self, name: str) -> Now:
         """Of one of the models."""
@@ -128,8 +137,12 @@ def _state(told: Any) -> State:
 
 def _end_with(app: str, names: list[str]) -> None:
     there = serve.status().applications
-    if app in there and there[app].status != ApplicationStatus.DELETING:
-        return
-    for one in there:
-        if any(one.startswith(f"fettle:{name}:") for name in names):
-            serve.delete(one, _blocking=False)
+    if app not in there or there[app].status == ApplicationStatus.DELETING:
+        _end(names)
+
+
+def _end(names: list[str]) -> None:
+    """Of the models of those names all engines that there are."""
+    for app in serve.status().applications:
+        if any(app.startswith(prefix_of(name)) for name in names):
+            serve.delete(app, _blocking=False)

@@ -59,6 +59,9 @@ class Several:
             for one, published in zip(self._served, self._published, strict=True):
                 if meant.name in published:
                     return one
+            for one in self._served:
+                if meant.name in one.names:  # a model that has versions, by one of them
+                    return one
         return self._served[0]
 
     async def _look(self) -> None:

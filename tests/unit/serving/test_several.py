@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fettle.data.neutral import Neutral
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.answers import Answers
+from fettle.serving.blue_green import Live
 from fettle.serving.gate import Gate
 from fettle.serving.several import Behind, Several
+from fettle.serving.versions import Versions
 
 COMPLETE = "/v1/completions"
 
@@ -50,6 +53,15 @@ def test_each_name_is_answered_by_its_own_model(
 ) -> None:
     publish("support", "a")
     assert at.post(COMPLETE, json={"model": model, "prompt": "x"}).json()["engine"] == asked
+
+
+def test_a_version_of_a_model_is_asked_of_that_model(registry: FolderRegistry) -> None:
+    followed = Versions("base", lambda app: engine(app))
+    asyncio.run(followed.know({"production": Live("base:1", "base:1"), "candidate": Live("base:2", "base:2")}, {}))
+    both = [Behind(engine("small"), ("small",), None), Behind(followed, ("base",), registry)]
+    at = TestClient(Gate(Several(both)))
+    for model, answered in (("base", "base:1"), ("base@candidate", "base:2"), ("base:2", "base:2")):
+        assert at.post(COMPLETE, json={"model": model, "prompt": "x"}).json()["engine"] == answered
 
 
 def test_all_models_that_are_there_are_listed(at: TestClient) -> None:

@@ -94,9 +94,9 @@ def _reason(run: TrackedRun) -> str:
 def _descent(artifact: Path, folder: Path, card: Path | None, name: str | None = None) -> None:
     """The artifact, and then whatever it was made from."""
     from fettle.pipeline.card import card as card_of
-    from fettle.pipeline.lineage import Artifacts, lines
+    from fettle.pipeline.lineage import descent_of, lines
 
-    descents = Artifacts([artifact.resolve().parent.parent.parent, folder]).descent(artifact)
+    descents = descent_of(artifact, folder)
     for descent in descents:
         typer.echo(f"\n{descent.artifact.name}, {descent.artifact.kind}")
         for what, told in lines(descent):

@@ -11,6 +11,9 @@ from fettle.errors import UserError
 from fettle.models.family import family_of
 from fettle.pipeline.origin import Origin
 
+LONGEST = 2048
+"""Tokens of the longest prompt, or record, where nothing says otherwise and the model has so many positions."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

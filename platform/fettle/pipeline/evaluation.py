@@ -18,7 +18,7 @@ from fettle.data.sources import OpenSource, open_source, read_source
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer, positions_of
 from fettle.models.family import family_of
-from fettle.pipeline.evaluated import Comparison, Evaluation, Measurement, check_speaks
+from fettle.pipeline.evaluated import LONGEST, Comparison, Evaluation, Measurement, check_speaks
 from fettle.pipeline.origin import Origin
 from fettle.pipeline.perplexity import base_of, kept_losses, measurement, probe, room_of
 from fettle.pipeline.planned import Planned, hash_of
@@ -27,7 +27,6 @@ from fettle.recipe import Recipe
 from fettle.recipe.evaluate import GenerateSpec, LossSpec, RetentionSpec
 from fettle.recipe.kinds import YIELDS_MODEL
 
-_LONGEST = 2048
 _JUDGED = ("messages", "prompt_completion")
 
 
@@ -181,7 +180,7 @@ def longest_prompt(root: Path, spec: GenerateSpec, **where: Any) -> int:
             **where,
             fix="fewer tokens",
         )
-    return spec.max_length or min(room, _LONGEST)
+    return spec.max_length or min(room, LONGEST)
 
 
 def _wanted(record: Record) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from fettle.artifact import is_artifact, read_artifact, sync_folder
 from fettle.errors import UserError
 from fettle.models.base import resolve_base
 from fettle.pipeline.card import card
-from fettle.pipeline.lineage import Artifacts
+from fettle.pipeline.lineage import descent_of
 from fettle.registry.files import checked_files
 from fettle.registry.folder import FolderRegistry
 from fettle.registry.reference import reference
@@ -33,7 +33,7 @@ def export(what: str, out: Path, *, registry: Path | None = None, runs: Path = P
         raise UserError(f"{out} is there already", field="OUT", fix="name another folder")
     read_artifact(source, verify=True)
     checked_files(source)
-    told = card(Artifacts([source.resolve().parent.parent.parent, runs]).descent(source), name)
+    told = card(descent_of(source, runs), name)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".partial-{out.name}-{uuid.uuid4().hex[:8]}")
     try:

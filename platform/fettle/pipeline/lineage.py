@@ -88,6 +88,11 @@ def _descent(artifact: Artifact, known: Mapping[str, Artifact]) -> Descent:
     return Descent(artifact, tuple(parents), recipe, stage, tuple(_evaluations(run, artifact.digest)))
 
 
+def descent_of(artifact: Path, runs: Path) -> list[Descent]:
+    """As `Artifacts.descent`, among the runs beside the artifact's own, and those in `runs`."""
+    return Artifacts([artifact.resolve().parent.parent.parent, runs]).descent(artifact)
+
+
 def _recorded(run: Path, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the run's folder tells of the recipe and the stage that made an artifact; nothing where it does not."""
     recipe, found = dict[str, Any](), dict[str, Any]()

@@ -25,12 +25,11 @@ from fettle.errors import UserError
 from fettle.models.adapter_folder import settings_in
 from fettle.models.base import digest_of, load_tokenizer, positions_of
 from fettle.models.family import family_of
-from fettle.pipeline.evaluated import Measurement, check_speaks
+from fettle.pipeline.evaluated import LONGEST, Measurement, check_speaks
 from fettle.pipeline.origin import Origin
 from fettle.pipeline.planned import hash_of
 from fettle.recipe.evaluate import LossSpec, RetentionSpec
 
-_LONGEST = 2048
 _MEASURED = ("text", "messages", "prompt_completion")
 
 
@@ -89,7 +88,7 @@ def probe(
     ):
         raise UserError(f"{root.name} does not say which token its decoder begins with", **where)
     records = islice(read_source(source, complaint_of(source.spec)), spec.limit)
-    max_length, counts = spec.max_length or min(room, _LONGEST), Counts()
+    max_length, counts = spec.max_length or min(room, LONGEST), Counts()
     found = encode(
         (_checked(record, is_halved) for record in records),
         tokenizer,

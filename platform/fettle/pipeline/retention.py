@@ -42,8 +42,7 @@ def check_retention(stages: Sequence[Planned], source: OpenSource, spec: Retenti
             **where,
             expected=f"a stage of kind {', '.join(YIELDS_MODEL)}, of a causal or encoder-decoder model",
         )
-    for stage in measured:
-        _probe(measured, stage.origin, source, spec, **where)
+    _probes(measured, source, spec, **where)
 
 
 def retention(
@@ -59,11 +58,8 @@ def retention(
     model, is taken as it is. Below `out` lies every record's."""
     from fettle.evaluate.intervals import Score, of_ratio
 
-    measured, asked = _measured(stages), dict[_Language, Probe]()
-    for stage in measured:
-        of = _language(stage.origin)
-        asked[of] = asked.get(of) or _probe(measured, stage.origin, source, spec, **where)
-
+    measured = _measured(stages)
+    asked = _probes(measured, source, spec, **where)
     seen = dict[tuple[_Language, str], Losses]()
 
     def found(model: _Named) -> Losses:
@@ -108,11 +104,16 @@ def _language(origin: Origin) -> _Language:
     return origin.root, origin.chat_template
 
 
-def _probe(measured: Sequence[Planned], origin: Origin, source: OpenSource, spec: RetentionSpec, **where: Any) -> Probe:
+def _probes(
+    measured: Sequence[Planned], source: OpenSource, spec: RetentionSpec, **where: Any
+) -> dict[_Language, Probe]:
     """The same tokens for all stages over the same model: as long as the one with the least room can read."""
-    alike = [stage for stage in measured if _language(stage.origin) == _language(origin)]
-    room = min(room_of(one) for stage in alike for one in (stage.origin, stage.result()))
-    return probe(source, spec, *_language(origin), room, **where)
+    found = dict[_Language, Probe]()
+    for of in dict.fromkeys(_language(stage.origin) for stage in measured):
+        alike = [stage for stage in measured if _language(stage.origin) == of]
+        room = min(room_of(one) for stage in alike for one in (stage.origin, stage.result()))
+        found[of] = probe(source, spec, *of, room, **where)
+    return found
 
 
 def _lines(measured: Sequence[Planned]) -> list[tuple[_Named, _Named, _Named]]:

@@ -195,13 +195,14 @@ class FolderRegistry:
         found: dict[str, dict[str, Version] | None] = {}
         for name in self.names():
             try:
-                if self.kind(name) not in (kind, None):
-                    continue
                 aliases = self.aliases(name).items()
                 there = {alias: number for alias, number in aliases if self._file(name, number).is_file()}
-                found[name] = {alias: self._read(name, number) for alias, number in there.items()}
+                versions = {alias: self._read(name, number) for alias, number in there.items()}
             except (UserError, OSError):
                 found[name] = None
+                continue
+            if all(version.kind == kind for version in versions.values()):
+                found[name] = versions
         return found
 
     def _commit(

@@ -10,7 +10,7 @@ from fettle.errors import UserError
 PRODUCTION = "production"
 CANDIDATE = "candidate"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -35,7 +35,7 @@ def parsed(told: str) -> Reference | None:
         fits = _NAME.fullmatch(name) and _NUMBER.fullmatch(number)
         return Reference(name, None, int(number)) if fits else None
     name, at, alias = told.partition("@")
-    if at and not _ALIAS.fullmatch(alias):
+    if at and not ALIAS.fullmatch(alias):
         return None
     return Reference(name, alias or PRODUCTION) if _NAME.fullmatch(name) else None
 
@@ -60,7 +60,7 @@ def check_name(told: str, field: str = "name") -> str:
 
 def check_alias(told: str, field: str = "alias") -> str:
     """Raises UserError unless it is an alias."""
-    return _checked(_ALIAS, told, "alias", field, "small letters, digits, '_' and '-', 32 at most, a letter first")
+    return _checked(ALIAS, told, "alias", field, "small letters, digits, '_' and '-', 32 at most, a letter first")
 
 
 def _checked(pattern: re.Pattern[str], told: str, what: str, field: str, expected: str) -> str:

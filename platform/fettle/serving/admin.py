@@ -76,14 +76,11 @@ def _listed(registries: Sequence[FolderRegistry], visible: tuple[str, ...]) -> d
 
 
 def _card(registry: FolderRegistry, name: str, is_pinned: bool) -> dict[str, Any]:
-    canary = registry.canary(name)
-    versions = [
-        {"id": one.id, "digest": one.digest, "size": one.size, "published": one.published}
-        for one in registry.versions(name)
-    ]
+    canary, there = registry.canary(name), registry.versions(name)
+    versions = [{"id": one.id, "digest": one.digest, "size": one.size, "published": one.published} for one in there]
     return {
         "name": name,
-        "kind": registry.kind(name),
+        "kind": there[-1].kind if there else None,
         "aliases": registry.aliases(name),
         "versions": versions,
         "pinned": is_pinned,

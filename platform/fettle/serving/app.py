@@ -45,7 +45,7 @@ class Endpoint:
     """A live endpoint: url without a trailing slash, the names it answers to, and the file of the libraries' noise."""
 
     url: str
-    served: Served | Followed
+    served: Served
     log: Path
     _stop: Callable[[], None] = field(repr=False, default=lambda: None)
 
@@ -105,7 +105,8 @@ def serve(
             count = replicas or _default_replicas()
             say(f"loading {f'{count} engines' if count > 1 else 'the engine'} ({', '.join(served.names)})")
             _deploy(served, fitting, host, port, count, keys, log)
-            endpoint = Endpoint(_url(host, port), served, log, lambda: _stop(is_ours, log))
+            now = served.served if isinstance(served, Followed) else served
+            endpoint = Endpoint(_url(host, port), now, log, lambda: _stop(is_ours, log))
             try:
                 yield endpoint
             finally:

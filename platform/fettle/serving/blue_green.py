@@ -94,7 +94,6 @@ class BlueGreen:
                 states[app] = State("starting")  # another alias may point at it too
             elif state.phase == "running":
                 self._mean(alias, Live(version.id, app))
-                needed.add(app)
             elif state.phase == "starting" and state.why and app not in self._said:
                 self._said.add(app)  # it may lack room beside the old ones
                 logger.warning("%s: its engines are not there yet: %s", version.id, state.why)
@@ -117,14 +116,16 @@ class BlueGreen:
     def _take_over(self, states: dict[str, State]) -> None:
         """Where an alias means nothing yet, what an earlier keeper has left for it answers: the same version's engines,
         though with other options; of production any version's, the newest one's."""
-        running = {app: _number_in(app, self.followed) for app, one in states.items() if one.phase == "running"}
-        ours = {app: number for app, number in running.items() if number is not None}
-        for alias, version in self._wanted.items():
-            same = [app for app, number in ours.items() if number == version.number]
-            any_ = sorted(ours, key=lambda app: ours[app] or 0) if alias == PRODUCTION else []
-            if alias not in self._live and (same or any_):
-                app = (same or any_)[-1]
-                self._mean(alias, Live(f"{version.name}:{ours[app]}", app))
+        unmeant = {alias: version for alias, version in self._wanted.items() if alias not in self._live}
+        if not unmeant:
+            return
+        running = [app for app, one in states.items() if one.phase == "running"]
+        ours = sorted((number, app) for app in running if (number := self.followed.number(app)) is not None)
+        for alias, version in unmeant.items():
+            same = [one for one in ours if one[0] == version.number]
+            if found := same or (ours if alias == PRODUCTION else []):
+                number, app = found[-1]
+                self._mean(alias, Live(f"{version.name}:{number}", app))
 
     def _app_of(self, version: Version, states: dict[str, State]) -> str:
         """The application of a version's engines: one that is there and does not end, else a new one's name."""
@@ -162,9 +163,3 @@ class BlueGreen:
             if states[app].phase != "running" or now - since >= _NOTICED_S:
                 logger.warning("%s: its engines end", app)
                 await self._apps.end(app)
-
-
-def _number_in(app: str, followed: Followed) -> int | None:
-    """Of the version that an application of the model's is of; None of another's."""
-    told = app.removeprefix(followed.prefix).partition("-")[0] if app.startswith(followed.prefix) else ""
-    return int(told) if told.isdigit() else None

@@ -35,17 +35,7 @@ class Followed:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that is always there."""
-        return (self.name,)
-
-    @property
-    def primary(self) -> str:
-        """The name of what was asked for."""
-        return self.name
-
-    @property
-    def example(self) -> tuple[str, dict[str, Any]]:
-        """A route, and a request to it."""
-        return self.served.example
+        return self.served.names
 
     def serving(self, version: Version) -> tuple[Served, EngineOptions]:
         """One of its versions under its own id, with the registry's adapters where it can take any. Raises UserError
@@ -57,6 +47,11 @@ class Followed:
         """Of a version's Ray Serve application: another one for other files, or other options."""
         how = repr((version.digest, self.options, self.places, self.tool_parser, sorted(self.deployment.items())))
         return f"{self.prefix}{version.number}-{hashlib.sha256(how.encode()).hexdigest()[:8]}"
+
+    def number(self, app: str) -> int | None:
+        """Of the version that an application is of; None of one that is not this model's."""
+        told = app.removeprefix(self.prefix).partition("-")[0] if app.startswith(self.prefix) else ""
+        return int(told) if told.isdigit() else None
 
     @property
     def prefix(self) -> str:

@@ -58,7 +58,8 @@ class Ingress:
         if log is not None:
             print_into(log)
         log_requests(log)
-        check_open(http_host(), keys)
+        if keys is None:
+            check_open(http_host(), None)
         served = [
             Behind(_engines_by(handle), names, FolderRegistry(registry) if registry is not None else None)
             for handle, names, registry in models

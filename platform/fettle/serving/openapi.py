@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fettle.registry.reference import ALIAS
 from fettle.serving import admin, tasks
 from fettle.serving.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from fettle.serving.openapi_answers import SCHEMAS
 from fettle.serving.openapi_bodies import MESSAGE, Schema, bodies
-from fettle.serving.question import VERSION
+from fettle.serving.question import DIGEST, VERSION
 
 PATH = "/openapi.json"
 _JSON = "application/json"
@@ -34,7 +35,7 @@ _ASKED = (*_KEY, *_BODY, "404", "429", "503")
 _MOVED = (*_KEY, *_BODY, "404", "503")
 _NAMED: Schema = {
     VERSION.decode(): {"schema": {"type": "string"}, "description": "the published version that answered"},
-    "x-fettle-digest": {"schema": {"type": "string"}, "description": "of its files"},
+    DIGEST.decode(): {"schema": {"type": "string"}, "description": "of its files"},
 }
 _HELLO = [{"role": "user", "content": "Hello"}]
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ _TASKS: dict[str, tuple[str, str, bool]] = {
     tasks.POOL: ("Rewards of rendered texts", "Pooled", False),
 }
 """Of each route: what it gives, its schema, and whether it streams."""
-_ALIAS: Schema = {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$", "description": "`production` left out"}
+_ALIAS: Schema = {"type": "string", "pattern": f"^{ALIAS.pattern}$", "description": "`production` left out"}
 _PROMOTE: Schema = {
     "type": "object",
     "required": ["version"],
@@ -92,7 +93,7 @@ def document(*, has_keys: bool) -> dict[str, Any]:
         admin.REGISTRY: {
             "get": _read(
                 "listRegistry",
-                "Published adapters, their versions, aliases and canaries",
+                "Published adapters and models, their versions, aliases and canaries",
                 _of("Registry") | _errors(*_KEY, "400", "404", "503"),
                 security=[{"key": []}],
             )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fettle.serving.openapi_bodies import TEXT, Schema, list_of
 
-Schema = dict[str, Any]
-
-_TEXT: Schema = {"type": "string"}
 _MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
@@ -15,20 +12,24 @@ def _object(required: dict[str, Schema], **optional: Schema) -> Schema:
     return {"type": "object", "required": list(required), "properties": required | optional}
 
 
-def _list(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 _FINISH: Schema = {"index": _COUNT, "finish_reason": _MAYBE_TEXT}
-_TOLD: Schema = {"id": _TEXT, "created": _COUNT, "model": _TEXT, "usage": _ref("Usage")}
-_VECTOR: Schema = {"anyOf": [_list({"type": "number"}), {"type": "string", "contentEncoding": "base64"}]}
+_TOLD: Schema = {"id": TEXT, "created": _COUNT, "model": TEXT, "usage": _ref("Usage")}
+_VECTOR: Schema = {"anyOf": [list_of({"type": "number"}), {"type": "string", "contentEncoding": "base64"}]}
+
+
+def _rows(**each: Schema) -> Schema:
+    """An answer to several inputs, in their order."""
+    rows = list_of(_object({"index": _COUNT} | each))
+    return _object(_TOLD | {"object": {"const": "list"}, "data": rows})
+
+
 _CANARY = _object(
     {
-        "alias": _TEXT,
+        "alias": TEXT,
         "percent": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
         "is_shadow": {"type": "boolean"},
         "most_errors": {"type": "number"},
@@ -42,8 +43,8 @@ SCHEMAS: dict[str, Schema] = {
         {
             "error": _object(
                 {
-                    "message": _TEXT,
-                    "type": _TEXT,
+                    "message": TEXT,
+                    "type": TEXT,
                     "param": _MAYBE_TEXT | {"description": "the field that is wrong, where it is one"},
                     "code": {"type": "integer", "description": "the status"},
                 }
@@ -54,13 +55,13 @@ SCHEMAS: dict[str, Schema] = {
     "Models": _object(
         {
             "object": {"const": "list"},
-            "data": _list(
+            "data": list_of(
                 _object(
                     {
-                        "id": _TEXT,
+                        "id": TEXT,
                         "object": {"const": "model"},
                         "created": _COUNT,
-                        "owned_by": _TEXT,
+                        "owned_by": TEXT,
                         "parent": _MAYBE_TEXT,
                         "max_model_len": _COUNT,
                     },
@@ -74,62 +75,36 @@ SCHEMAS: dict[str, Schema] = {
         _TOLD
         | {
             "object": {"const": "chat.completion"},
-            "choices": _list(_object({**_FINISH, "message": _object({"role": _TEXT, "content": _MAYBE_TEXT})})),
+            "choices": list_of(_object({**_FINISH, "message": _object({"role": TEXT, "content": _MAYBE_TEXT})})),
         },
         system_fingerprint=_MAYBE_TEXT,
     ),
     "Completion": _object(
-        _TOLD | {"object": {"const": "text_completion"}, "choices": _list(_object({**_FINISH, "text": _TEXT}))},
+        _TOLD | {"object": {"const": "text_completion"}, "choices": list_of(_object({**_FINISH, "text": TEXT}))},
         system_fingerprint=_MAYBE_TEXT,
     ),
-    "Embeddings": _object(
-        _TOLD
-        | {
-            "object": {"const": "list"},
-            "data": _list(_object({"index": _COUNT, "object": {"const": "embedding"}, "embedding": _VECTOR})),
-        }
-    ),
-    "Classes": _object(
-        _TOLD
-        | {
-            "object": {"const": "list"},
-            "data": _list(
-                _object(
-                    {
-                        "index": _COUNT,
-                        "label": _TEXT,
-                        "probs": _list({"type": "number", "minimum": 0, "maximum": 1}),
-                        "num_classes": _COUNT,
-                    }
-                )
-            ),
-        }
-    ),
+    "Embeddings": _rows(object={"const": "embedding"}, embedding=_VECTOR),
+    "Classes": _rows(label=TEXT, probs=list_of({"type": "number", "minimum": 0, "maximum": 1}), num_classes=_COUNT),
     "Scores": _object(
         {
-            "id": _TEXT,
-            "model": _TEXT,
-            "scores": _list({"type": "number"}),
-            "rewards": _list({"type": "number"}),
+            "id": TEXT,
+            "model": TEXT,
+            "scores": list_of({"type": "number"}),
+            "rewards": list_of({"type": "number"}),
             "usage": _ref("Usage"),
         }
     ),
-    "Pooled": _object(
-        _TOLD
-        | {
-            "object": {"const": "list"},
-            "data": _list(_object({"index": _COUNT, "object": {"const": "pooling"}, "data": _VECTOR})),
-        }
-    ),
+    "Pooled": _rows(object={"const": "pooling"}, data=_VECTOR),
     "Registry": _object(
         {
             "object": {"const": "list"},
-            "data": _list(
+            "data": list_of(
                 _object(
                     {
-                        "name": _TEXT,
+                        "name": TEXT,
+                        "kind": {"enum": ["adapter", "model", None]},
                         "aliases": {"type": "object", "additionalProperties": _COUNT},
-                        "versions": _list(_object({"id": _TEXT, "digest": _TEXT, "size": _COUNT, "published": _TEXT})),
+                        "versions": list_of(_object({"id": TEXT, "digest": TEXT, "size": _COUNT, "published": TEXT})),
                         "pinned": {"type": "boolean"},
                         "canary": {"anyOf": [_CANARY, {"type": "null"}]},
                     }
@@ -139,9 +114,9 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Moved": _object(
         {
-            "alias": _TEXT,
-            "version": _TEXT,
-            "digest": _TEXT,
+            "alias": TEXT,
+            "version": TEXT,
+            "digest": TEXT,
             "before": _MAYBE_TEXT,
             "canary": {"anyOf": [_CANARY, {"type": "null"}]},
         }

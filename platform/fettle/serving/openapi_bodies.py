@@ -10,7 +10,7 @@ from fettle.serving.tasks import CHAT, CLASSIFY, COMPLETE, EMBED, POOL, SCORE
 Schema = dict[str, Any]
 
 _INT64 = {"minimum": -(2**63), "maximum": 2**63 - 1}
-_TEXT: Schema = {"type": "string"}
+TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _ANY: Schema = {}
 _OBJECT: Schema = {"type": "object"}
@@ -27,18 +27,18 @@ def _whole(**bounds: Any) -> Schema:
     return {"type": "integer", **bounds}
 
 
-def _list(items: Schema, **bounds: Any) -> Schema:
+def list_of(items: Schema, **bounds: Any) -> Schema:
     return {"type": "array", "items": items, **bounds}
 
 
 _INPUT: Schema = {
     "description": "a text, texts, token ids, or lists of token ids",
-    "anyOf": [_TEXT, _list(_TEXT, minItems=1), _TOKENS | {"minItems": 1}, _list(_TOKENS, minItems=1)],
+    "anyOf": [TEXT, list_of(TEXT, minItems=1), _TOKENS | {"minItems": 1}, list_of(_TOKENS, minItems=1)],
 }
 _STOP: Schema = {
     "anyOf": [
         {"type": "string", "maxLength": MOST_STOP_CHARS},
-        _list({"type": "string", "maxLength": MOST_STOP_CHARS}, maxItems=MOST["stop"]),
+        list_of({"type": "string", "maxLength": MOST_STOP_CHARS}, maxItems=MOST["stop"]),
     ]
 }
 MESSAGE: Schema = {
@@ -49,20 +49,20 @@ MESSAGE: Schema = {
         "content": {
             "description": "a text, or parts of text, which are joined by line ends",
             "anyOf": [
-                _TEXT,
-                _list(
+                TEXT,
+                list_of(
                     {
                         "type": "object",
                         "required": ["type", "text"],
-                        "properties": {"type": {"const": "text"}, "text": _TEXT},
+                        "properties": {"type": {"const": "text"}, "text": TEXT},
                     }
                 ),
                 {"type": "null"},
             ],
         },
-        "name": _TEXT,
-        "tool_call_id": _TEXT,
-        "tool_calls": _list(_OBJECT),
+        "name": TEXT,
+        "tool_call_id": TEXT,
+        "tool_calls": list_of(_OBJECT),
     },
 }
 _SHARED: dict[str, Schema] = {
@@ -88,19 +88,19 @@ _SHARED: dict[str, Schema] = {
     "min_p": _number(minimum=0, maximum=1),
     "prompt_logprobs": _whole(minimum=0),
     "allowed_token_ids": _TOKENS | {"minItems": 1},
-    "bad_words": _list(_TEXT),
+    "bad_words": list_of(TEXT),
     "response_format": {
         "type": "object",
         "required": ["type"],
         "properties": {
             "type": {"enum": ["text", "json_object", "json_schema", "structural_tag"]},
-            "json_schema": {"type": "object", "required": ["name", "schema"], "properties": {"name": _TEXT}},
+            "json_schema": {"type": "object", "required": ["name", "schema"], "properties": {"name": TEXT}},
         },
     },
     "structured_outputs": {
         "type": "object",
         "description": "one of them",
-        "properties": {"json": _ANY, "regex": _TEXT, "choice": _list(_TEXT, minItems=1), "grammar": _TEXT},
+        "properties": {"json": _ANY, "regex": TEXT, "choice": list_of(TEXT, minItems=1), "grammar": TEXT},
     },
     "return_token_ids": _FLAG,
     "return_tokens_as_token_ids": _FLAG,
@@ -111,7 +111,7 @@ _OF_CHATS: dict[str, Schema] = {
     "logprobs": _FLAG,
     "top_logprobs": _whole(minimum=0),
     "max_completion_tokens": _whole(minimum=1),
-    "tools": _list(
+    "tools": list_of(
         {
             "type": "object",
             "required": ["type", "function"],
@@ -120,7 +120,7 @@ _OF_CHATS: dict[str, Schema] = {
                 "function": {
                     "type": "object",
                     "required": ["name"],
-                    "properties": {"name": _TEXT, "description": _TEXT, "parameters": _OBJECT},
+                    "properties": {"name": TEXT, "description": TEXT, "parameters": _OBJECT},
                 },
             },
         },
@@ -131,16 +131,16 @@ _OF_CHATS: dict[str, Schema] = {
     "add_generation_prompt": _FLAG,
     "continue_final_message": _FLAG,
     "chat_template_kwargs": {"type": "object", "properties": {"chat_template": {"not": {}}}},
-    "documents": _list({"type": "object", "additionalProperties": _TEXT}),
+    "documents": list_of({"type": "object", "additionalProperties": TEXT}),
 }
-_OF_PROMPTS: dict[str, Schema] = {"prompt": _INPUT, "echo": _FLAG, "logprobs": _whole(minimum=0), "suffix": _TEXT}
+_OF_PROMPTS: dict[str, Schema] = {"prompt": _INPUT, "echo": _FLAG, "logprobs": _whole(minimum=0), "suffix": TEXT}
 _WRITES = "Fields that are not named here are vLLM's own, or passed over; a null is as good as a field left out."
 _READS = "Fields that are not named here are passed over; a null is as good as a field left out."
 _VECTORS: dict[str, Schema] = {
     "encoding_format": {"enum": ["float", "base64"]},
     "dimensions": _whole(minimum=1, description="the model's own number"),
 }
-_SAID: Schema = {"anyOf": [_TEXT, _MESSAGES]}
+_SAID: Schema = {"anyOf": [TEXT, _MESSAGES]}
 
 
 def bodies() -> dict[str, Schema]:
@@ -149,7 +149,7 @@ def bodies() -> dict[str, Schema]:
     reads = model | {"input": _INPUT, "messages": _MESSAGES}
     either = [{"required": ["input"]}, {"required": ["messages"]}]
     pairs = [{"required": ["query"]}, {"required": ["prompts", "completions"]}]
-    scores = model | {"query": _INPUT, "prompts": _list(_SAID), "completions": _list(_SAID)}
+    scores = model | {"query": _INPUT, "prompts": list_of(_SAID), "completions": list_of(_SAID)}
     embeds = model | {"input": _INPUT} | _VECTORS
     return {
         CHAT: _body(_SHARED | _OF_CHATS, _WRITES, required=["messages"]),

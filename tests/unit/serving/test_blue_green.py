@@ -88,6 +88,14 @@ def step(model: BlueGreen, times: int = 1) -> dict[str, str]:
     return {alias: one.version for alias, one in model.live.items()}
 
 
+def warm(model: BlueGreen, apps: Remembered, publish_model: PublishModel) -> None:
+    """A first version is published, and answers."""
+    publish_model("a")
+    step(model)
+    apps.now("running", "1")
+    assert step(model)["production"] == "base:1"
+
+
 def test_a_name_means_its_new_version_once_its_engines_are_warm_and_then_the_old_ones_end(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel
 ) -> None:
@@ -137,10 +145,7 @@ def test_aliases_of_one_version_share_its_engines(
 def test_a_version_that_does_not_start_changes_nothing(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel, when: str
 ) -> None:
-    publish_model("a")
-    step(base)
-    apps.now("running", "1")
-    step(base)
+    warm(base, apps, publish_model)
     apps.refuses = {"base:2"} if when == "at once" else set()
     publish_model("b")
     step(base)
@@ -158,10 +163,7 @@ def test_a_version_that_does_not_start_changes_nothing(
 def test_engines_that_have_answered_are_left_to_ray_serve(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel
 ) -> None:
-    publish_model("a")
-    step(base)
-    apps.now("running", "1")
-    step(base)
+    warm(base, apps, publish_model)
     apps.now("failed", "1")
     assert step(base, 2) == {"production": "base:1"}
     assert apps.phases == {"1-1": "failed"}
@@ -170,10 +172,7 @@ def test_engines_that_have_answered_are_left_to_ray_serve(
 def test_a_registry_that_is_away_changes_nothing(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel, registry: FolderRegistry, tmp_path: Path
 ) -> None:
-    publish_model("a")
-    step(base)
-    apps.now("running", "1")
-    step(base)
+    warm(base, apps, publish_model)
     registry.root.rename(tmp_path / "away")
     with pytest.raises(OSError, match="no registry"):
         step(base)
@@ -183,10 +182,7 @@ def test_a_registry_that_is_away_changes_nothing(
 def test_a_successor_of_the_keeper_finds_the_engines_that_there_are(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel
 ) -> None:
-    publish_model("a")
-    step(base)
-    apps.now("running", "1")
-    step(base)
+    warm(base, apps, publish_model)
     successor = BlueGreen(base.followed, apps)
     assert step(successor) == {"production": "base:1"} and apps.phases == {"1-1": "running"}
 
@@ -200,10 +196,7 @@ def test_a_successor_of_the_keeper_finds_the_engines_that_there_are(
 def test_engines_with_other_options_take_the_place_of_those_that_there_are(
     base: BlueGreen, apps: Remembered, publish_model: PublishModel
 ) -> None:
-    publish_model("a")
-    step(base)
-    apps.now("running", "1")
-    step(base)
+    warm(base, apps, publish_model)
     (old,) = apps.there
     successor = BlueGreen(replace(base.followed, deployment={"num_replicas": 2}), apps)
     assert step(successor, 2) == {"production": "base:1"} and successor.live["production"].app == old

@@ -61,6 +61,15 @@ async def asked(registry: FolderRegistry, engines: Counts, users: list[str | Non
     return traffic
 
 
+async def watched(registry: FolderRegistry, canary: Canary, answers: list[tuple[str, int, float]]) -> Canary | None:
+    """What is left of the canary after answers: of which of its versions (none: production's), status and seconds."""
+    traffic = Traffic([registry])
+    await traffic.refresh()
+    for version, status, seconds in answers:
+        traffic.answered("support", canary, version, status, seconds)
+    return traffic.canary("support")
+
+
 def test_a_share_of_the_users_gets_the_canary_and_the_same_ones_every_time(two_versions: FolderRegistry) -> None:
     two_versions.set_canary("support", Canary("candidate", 20))
     users: list[str | None] = [f"user-{number}" for number in range(400)]
@@ -120,30 +129,18 @@ def test_a_canary_that_is_slow_is_stopped(two_versions: FolderRegistry, slower: 
     canary = Canary("candidate", 50, least=10, most_slowdown=3)
     two_versions.set_canary("support", canary)
 
-    async def watched() -> Canary | None:
-        traffic = Traffic([two_versions])
-        await traffic.refresh()
-        for _ in range(10):
-            traffic.answered("support", canary, "", 200, 0.1)
-            traffic.answered("support", canary, "support:2", 200, 0.1 * slower)
-        return traffic.canary("support")
-
-    assert (asyncio.run(watched()) is None) == is_stopped
+    answers = [("", 200, 0.1), ("support:2", 200, 0.1 * slower)] * 10
+    assert (asyncio.run(watched(two_versions, canary, answers)) is None) == is_stopped
 
 
 def test_a_new_version_of_the_canarys_alias_is_judged_by_itself(two_versions: FolderRegistry) -> None:
     canary = Canary("candidate", 50, least=10)
     two_versions.set_canary("support", canary)
 
-    async def watched() -> Canary | None:
-        traffic = Traffic([two_versions])
-        await traffic.refresh()
-        for number in range(9):
-            traffic.answered("support", canary, "support:2", 500, 0.1)
-            traffic.answered("support", canary, "support:3", 200 if number else 500, 0.1)
-        return traffic.canary("support")
-
-    assert asyncio.run(watched()) == canary
+    old = [("support:2", 500, 0.1)] * 9
+    new = [("support:3", 200 if number else 500, 0.1) for number in range(9)]
+    answers = [answer for pair in zip(old, new, strict=True) for answer in pair]
+    assert asyncio.run(watched(two_versions, canary, answers)) == canary
 
 
 def test_a_name_of_a_given_model_has_no_canary(two_versions: FolderRegistry) -> None:

@@ -106,6 +106,15 @@ def new_artifact(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def sweep_partials(folder: Path) -> None:
+    """Removes what writers of artifacts that were killed have left half-written in a folder; nobody may be writing."""
+    for left in folder.glob(".partial-*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def digest_folder(folder: str | Path) -> str:
     """`sha256:…` over the relative name and content of every file in the folder but `artifact.json`."""
     total = hashlib.sha256()

@@ -21,7 +21,6 @@ from fettle.signals import handlers_kept
 _OUR_CLUSTER_ENV = {
     "RAY_worker_niceness": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,6 +45,8 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[bool]:
     address = os.environ.get("RAY_ADDRESS")
     for key, value in _OUR_CLUSTER_ENV.items():
         os.environ.setdefault(key, value)
+    if not address:  # nobody drains it, and watching would take a process
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _no_process_left() as note:
         try:
             with handlers_kept():

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
@@ -23,7 +25,7 @@ from fettle.recipe.adapter import FULL
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.stages import TrainingStage
 from fettle.rl.stage import rl
-from fettle.train.checkpoint import Checkpoints, Fence
+from fettle.train.checkpoint import Fence
 from fettle.train.job import GroupMember, StageFunction, StageJob
 from fettle.train.progress import curve
 from fettle.train.stages.classify import classify
@@ -214,20 +216,38 @@ def again(job: StageJob, name: str) -> StageJob:
     return dataclasses.replace(job, folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
 
 
-def cut_off(job: StageJob, monkeypatch: pytest.MonkeyPatch, step: int) -> StageJob:
+class _StoppedError(Exception):
+    """A stage was stopped after a checkpoint."""
+
+
+@contextmanager
+def stopping_after(step: int) -> Iterator[None]:
+    """Stages that are trained inside stop once their checkpoint of a step is complete."""
+    save = StageTrainer._save_checkpoint
+
+    def save_and_stop(self: StageTrainer, *args: Any) -> None:
+        save(self, *args)
+        if self.state.global_step == step:
+            self.writer.wait()
+            if self.batches.world > 1:
+                torch.distributed.barrier()  # rank 0's has waited for the other's part, and that one for nobody
+            raise _StoppedError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StageTrainer, "_save_checkpoint", save_and_stop)
+        yield
+
+
+def stop_alone(job: StageJob, step: int) -> None:
+    """The stage on one worker, stopped after the checkpoint of a step."""
+    with stopping_after(step), pytest.raises(_StoppedError):
+        train_alone(job)
+
+
+def cut_off(job: StageJob, step: int) -> StageJob:
     """The stage trained in another folder, interrupted after the checkpoint of `step` and then gone on with."""
     job = again(job, f"cut-{step}")
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, at: int, and_keep: int | None = None) -> None:
-        commit(self, written, at, and_keep)
-        if at == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpoints, "commit", commit_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train_alone(job)
-    monkeypatch.undo()
+    stop_alone(job, step)
     return train_alone(job)
 
 
@@ -239,16 +259,9 @@ def interrupted_together(cases: list[tuple[StageJob, int]]) -> None:
 
 def work_and_stop(rank: int, meeting: str, cases: list[tuple[StageJob, int]]) -> None:
     """What each of two processes does that stop after the checkpoint of step 2."""
-    save = StageTrainer._save_checkpoint
-
-    def save_and_stop(self: Any, *args: Any) -> None:
-        save(self, *args)
-        if self.state.global_step == 2:
-            os._exit(0)
-
-    trainer: Any = StageTrainer
-    trainer._save_checkpoint = save_and_stop
-    work(rank, meeting, cases)
+    with stopping_after(2), suppress(_StoppedError):
+        work(rank, meeting, cases)
+    os._exit(0)
 
 
 def losses(job: StageJob) -> list[float]:

@@ -134,10 +134,8 @@ def test_two_workers_have_the_losses_of_one(
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    assert losses(cut_off(alone[kind], monkeypatch, 2)) == losses(alone[kind])
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], kind: str) -> None:
+    assert losses(cut_off(alone[kind], 2)) == losses(alone[kind])
 
 
 @pytest.mark.timeout(600)
@@ -238,9 +236,7 @@ def make_classifiers(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ma
 
 
 @pytest.mark.timeout(600)
-def test_classifiers_train_their_head_beside_any_adapter_on_one_worker_and_two(
-    make_classifiers: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_classifiers_train_their_head_beside_any_adapter_on_one_worker_and_two(make_classifiers: MakeJob) -> None:
     kinds = {"bottleneck": {"kind": "bottleneck"}, "prompt": {"kind": "prompt"}, "four": LORA | {"bits": 4}}
     jobs = {name: make_classifiers(name, AdapterSpec.model_validate(told)) for name, told in kinds.items()}
     two = {name: again(job, "two") for name, job in jobs.items()}
@@ -250,5 +246,5 @@ def test_classifiers_train_their_head_beside_any_adapter_on_one_worker_and_two(
 
     for name, job in jobs.items():
         assert losses(two[name]) == pytest.approx(losses(job), abs=TOLERANCE), name
-        assert losses(cut_off(job, monkeypatch, 2)) == losses(job), name
+        assert losses(cut_off(job, 2)) == losses(job), name
         assert json.loads((job.artifact / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"

@@ -164,10 +164,8 @@ def test_frozen_weights_are_those_of_the_base_bit_for_bit(
 
 
 @pytest.mark.parametrize("case", ["gradual", "lora"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    job = cut_off(alone[case], monkeypatch, 4)
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], case: str) -> None:
+    job = cut_off(alone[case], 4)
 
     assert losses(job) == losses(alone[case])
 

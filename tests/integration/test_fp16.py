@@ -90,12 +90,10 @@ def test_all_workers_leave_out_the_same_steps(skipping: StageJob, together: dict
     assert losses(together[zero]) == pytest.approx(losses(skipping), abs=TOLERANCE)
 
 
-def test_an_interrupted_stage_goes_on_with_the_scale_it_had(
-    skipping: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_stage_goes_on_with_the_scale_it_had(skipping: StageJob) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_scale, "FIRST_SCALE", HIGH)
-        job = cut_off(skipping, monkeypatch, 2)
+        job = cut_off(skipping, 2)
     assert (steps(job), losses(job), rates(job)) == (steps(skipping), losses(skipping), rates(skipping))
 
 

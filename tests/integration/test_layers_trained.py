@@ -118,11 +118,9 @@ def test_lisa_moves_the_layers_of_each_turn_and_no_others(
 
 
 @pytest.mark.parametrize("case", ["freeze", "lisa", "quick"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], case: str) -> None:
     """`lisa` in the middle of a turn, `quick`, whose turns are single steps, between two."""
-    job = cut_off(alone[case], monkeypatch, 2)
+    job = cut_off(alone[case], 2)
     assert (steps(job), losses(job)) == ([1, 2, 3, 4], losses(alone[case]))
     assert moved(job, base=alone[case].artifact) == set()
 

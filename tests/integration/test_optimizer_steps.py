@@ -87,10 +87,8 @@ def test_two_workers_take_the_steps_of_one(
 
 
 @pytest.mark.parametrize("kind", RATES)
-def test_an_interrupted_optimizer_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    job = cut_off(alone[kind], monkeypatch, 2)
+def test_an_interrupted_optimizer_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], kind: str) -> None:
+    job = cut_off(alone[kind], 2)
     assert (steps(job), losses(job)) == ([1, 2, 3, 4], losses(alone[kind]))
 
 

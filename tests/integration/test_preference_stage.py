@@ -12,9 +12,8 @@ import pytest
 
 from fettle.artifact import read_artifact
 from fettle.errors import FettleError
-from fettle.train.checkpoint import Checkpoints
 from fettle.train.job import StageJob
-from gloo import losses, train_alone, train_together
+from gloo import cut_off, losses, stop_alone, train_alone, train_together
 from preference_jobs import LORA, make_preference_jobs
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a kind waits for all of that kind to be trained
@@ -119,40 +118,19 @@ def test_training_lowers_the_heldout_loss_and_raises_the_margin(alone: dict[str,
     assert metrics["measures"]["margin"]["after"] > metrics["measures"]["margin"]["before"]
 
 
-def cut_off_at_step_4(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> StageJob:
-    """The same stage in a folder of its own, interrupted after the checkpoint of step 4."""
-    folder = job.folder.with_name(f"cut-{job.name}")
-    job = dataclasses.replace(job, folder=folder, artifact=folder.with_name(f"{folder.name}-artifact"))
-    commit = Checkpoints.commit
-
-    def commit_and_die(self: Checkpoints, written: Path, step: int, **more: Any) -> None:
-        commit(self, written, step, **more)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checkpoints, "commit", commit_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_alone(job)
-    return job
-
-
 @pytest.mark.parametrize("case", ["dpo", "dpo lora", "kto", "simpo"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    job = cut_off_at_step_4(alone[case], monkeypatch)
-
-    train_alone(job)
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], case: str) -> None:
+    job = cut_off(alone[case], 4)
 
     steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
     assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone[case]))
 
 
 def test_a_stage_that_lost_its_reference_does_not_take_the_trained_policy_for_it(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob,
 ) -> None:
-    job = cut_off_at_step_4(make_job("lost"), monkeypatch)
+    job = make_job("lost")
+    stop_alone(job, 4)
     (job.folder / "reference.npz").unlink()
 
     with pytest.raises(FettleError, match=r"reference.npz is gone"):

@@ -123,10 +123,8 @@ def test_an_adapter_on_two_workers_has_the_losses_of_one(
 
 
 @pytest.mark.parametrize("case", ["reference", "lora"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    job = cut_off(alone[case], monkeypatch, 4)
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], case: str) -> None:
+    job = cut_off(alone[case], 4)
 
     assert losses(job) == losses(alone[case])
 

@@ -174,12 +174,12 @@ ONCE_EACH = {**{f"iteration {number}": 1 for number in range(4)}, "held out": 2}
 
 @pytest.mark.parametrize("case", ["ppo", "stale"])
 def test_a_stage_cut_off_at_a_checkpoint_goes_on_with_the_very_same_rows(
-    trained: Trained, made: Counter[str], monkeypatch: pytest.MonkeyPatch, case: str
+    trained: Trained, made: Counter[str], case: str
 ) -> None:
     straight = trained(case)
     made.clear()
 
-    job = cut_off(straight, monkeypatch, 2)
+    job = cut_off(straight, 2)
 
     assert (timeless(job), dict(made)) == (timeless(straight), ONCE_EACH)
 

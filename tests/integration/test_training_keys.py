@@ -58,11 +58,9 @@ def test_a_stage_ends_early_with_the_weights_of_its_best_measurement(stopped: St
 
 
 @pytest.mark.parametrize("at", ["best", "last"])
-def test_a_stage_that_ends_early_does_so_at_the_same_step_after_an_interruption(
-    stopped: StageJob, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
+def test_a_stage_that_ends_early_does_so_at_the_same_step_after_an_interruption(stopped: StageJob, at: str) -> None:
     """At the checkpoint of the best step, and after the one of the very last, where only publishing is left."""
-    job = cut_off(stopped, monkeypatch, best_step(stopped) + (2 if at == "last" else 0))
+    job = cut_off(stopped, best_step(stopped) + (2 if at == "last" else 0))
     assert (steps(job), losses(job)) == (steps(stopped), losses(stopped))
     for name, weight in weights(stopped).items():
         assert torch.equal(weight, weights(job)[name])
@@ -96,12 +94,10 @@ def test_noise_changes_the_training_losses_and_is_gone_from_what_is_measured(mak
 
 
 @pytest.mark.parametrize("adapter", [FULL, LORA], ids=["full", "lora"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_noise(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, adapter: Any
-) -> None:
+def test_an_interrupted_stage_goes_on_with_the_very_same_noise(make_job: MakeJob, adapter: Any) -> None:
     name = "noisy-full" if adapter == FULL else "noisy-lora"
     job = trained(make_job(name, adapter, neftune=5.0))
-    assert losses(cut_off(job, monkeypatch, 2)) == losses(job)
+    assert losses(cut_off(job, 2)) == losses(job)
 
 
 def test_the_best_checkpoint_stays_whatever_is_kept(stopped: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,16 @@ from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.data import DataSpec, FormatName
 from fettle.recipe.stages import BatchSpec
 from fettle.train.job import StageJob
-from gloo import cut_off, losses, stage_job, train_alone, train_together
+from gloo import (
+    again,
+    cut_off,
+    interrupted_together,
+    losses,
+    stage_job,
+    stop_alone,
+    train_alone,
+    train_together,
+)
 
 STEPS = 6
 # float32, sums in another order: the largest difference seen is 2e-6 nats.
@@ -163,13 +172,31 @@ def test_zero_3_publishes_the_weights_of_one_worker(alone: dict[str, StageJob], 
 
 
 @pytest.mark.parametrize("case", ["lora", "streamed"])
-def test_an_interrupted_stage_goes_on_with_the_very_same_losses(
-    alone: dict[str, StageJob], monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    job = cut_off(alone[case], monkeypatch, 4)
+def test_an_interrupted_stage_goes_on_with_the_very_same_losses(alone: dict[str, StageJob], case: str) -> None:
+    job = cut_off(alone[case], 4)
 
     steps = [json.loads(line)["step"] for line in job.progress.read_text().splitlines()]
     assert (steps, losses(job)) == ([1, 2, 3, 4, 5, 6], losses(alone[case]))
+
+
+@pytest.mark.parametrize(("case", "zero"), [("reference", 2), ("reference", 3), ("lora", 2)])
+def test_a_stage_of_one_worker_goes_on_with_two(alone: dict[str, StageJob], case: str, zero: int) -> None:
+    job = again(alone[case], f"grown-{zero}")
+    stop_alone(job, 2)
+
+    train_together([(job, zero)])
+
+    assert losses(job) == pytest.approx(losses(alone[case]), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("case", "zero"), [("reference", 2), ("lora", 3)])
+def test_a_stage_of_two_workers_goes_on_with_one(alone: dict[str, StageJob], case: str, zero: int) -> None:
+    job = again(alone[case], f"shrunk-{zero}")
+    interrupted_together([(job, zero)])
+
+    train_alone(job)
+
+    assert losses(job) == pytest.approx(losses(alone[case]), abs=TOLERANCE)
 
 
 def after(job: StageJob, name: str, earlier: StageJob, *, merge_first: bool) -> StageJob:

@@ -132,7 +132,8 @@ def what_decides(
     """Of a fingerprint what every stage that changes weights depends on beside its keys and what it learns from."""
     return {
         "adapter": adapter.model_dump(mode="json"),
-        "cluster": cluster.model_dump(mode="json", exclude={"precision"}),
+        # How many workers there are, and how they share the model out, is left out: a stage goes on with others.
+        "cluster": cluster.model_dump(mode="json", include={"cpus_per_worker", "gpus_per_worker", "offload"}),
         "precision": precision,
         "instructions": instruction_set(),
         "origin": origin.identity,

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fettle.artifact import replace_text
+from fettle.artifact import replace_text, sweep_partials
 from fettle.cluster import ray_session
 from fettle.errors import UserError
 from fettle.models.family import family_of
@@ -215,4 +215,6 @@ def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
         replace_text(folder / "run.json", json.dumps(told))
         token = uuid.uuid4().hex[:12]
         replace_text(folder / ".epoch", token)
+        for one in (folder / "artifacts", *folder.glob("stages/*")):
+            sweep_partials(one)
         yield Fence(folder / ".epoch", token)

@@ -28,14 +28,14 @@ def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
     there = os.cpu_count() or 1
     if isinstance(stage, RlStage) and (beside := stage.cpus_beside(cluster)):
         _check_room_beside(recipe, stage, cluster, beside, there)
-    if cluster.workers * cluster.cpus_per_worker > there:
+    if cluster.fewest * cluster.cpus_per_worker > there:
         # Fewer workers help unless a single one is too large.
         key, most = "workers", there // cluster.cpus_per_worker
         if most == 0:
-            key, most = "cpus_per_worker", max(1, there // cluster.workers)
+            key, most = "cpus_per_worker", max(1, there // cluster.fewest)
         field = f"stages.{stage.name}.cluster.{key}" if stage.cluster else f"cluster.{key}"
         raise DoesNotFit(
-            f"{cluster.workers} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
+            f"{cluster.fewest} workers of {cluster.cpus_per_worker} CPU(s) are more than this machine's {there} CPUs",
             **recipe.where(field),
             fix=f"at most {key}: {most}, or set RAY_ADDRESS to a larger cluster",
         )
@@ -43,7 +43,7 @@ def check_cpus(recipe: Recipe, stage: StageBase, cluster: ClusterSpec) -> None:
 
 def _check_room_beside(recipe: Recipe, stage: RlStage, cluster: ClusterSpec, beside: int, there: int) -> None:
     """Raises DoesNotFit where workers and the engines that run at the same time want more CPUs than there are."""
-    own = cluster.workers * cluster.cpus_per_worker
+    own = cluster.fewest * cluster.cpus_per_worker
     if own + beside > there:
         raise DoesNotFit(
             f"{own} CPU(s) of workers and {beside} of engines that generate at the same time are more than this"

@@ -14,6 +14,9 @@ class ClusterSpec(Spec):
 
     workers: int = Field(1, ge=1)
     """Training processes; each has its own CPUs (and GPUs)."""
+    min_workers: int | None = Field(None, ge=1)
+    """Begin, and go on, with as few as these where there is no room for all `workers`: after a machine is lost, or until
+    one is free. A group that grows or shrinks goes on from its last checkpoint. By default all, or none."""
     zero: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage. One worker with 0 runs without a DeepSpeed engine."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -31,6 +34,17 @@ class ClusterSpec(Spec):
         if self.offload and (self.zero < 2 or self.gpus_per_worker == 0):
             raise ValueError("offload works with zero: 2 or 3 and gpus_per_worker: 1; set offload: false")
         return self
+
+    @model_validator(mode="after")
+    def _fewer_are_fewer(self) -> "ClusterSpec":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a group is not begun without."""
+        return self.min_workers or self.workers
 
     @model_validator(mode="after")
     def _overflows_are_seen_by_all(self) -> "ClusterSpec":

@@ -16,7 +16,7 @@ from fettle.models.stored import Quantised
 from fettle.models.unrounded import unrounded
 from fettle.rl.algorithms import algorithm_of
 from fettle.rl.collect import Collector, Play
-from fettle.rl.critic import PART, is_of_critic, load_critic, needs_file, restore_critic
+from fettle.rl.critic import PART, is_of_critic, load_critic
 from fettle.rl.environment import check_environment, play
 from fettle.rl.job import RlJob
 from fettle.rl.kl import kl_weight
@@ -45,7 +45,6 @@ class RlLoop:
         self.job, self.member = job, member
         self.algorithm, self.kl = algorithm_of(job.spec), kl_weight(job.spec.kl)
         self.task = RlTask(job, self.algorithm, self.kl)
-        self._latest: tuple[int, Path] | None = None
         self._iterations: Iterations
         self._report: RlReport
         self._scorers: list[ActorScorer] = []
@@ -57,7 +56,6 @@ class RlLoop:
 
     def underway(self, latest: tuple[int, Path] | None) -> Iterations:
         """The steps from the checkpoint on. On rank 0 the engines begin to start."""
-        self._latest = latest
         first = read_state(latest[1], self.kl) if latest is not None else 0
         self._gpu = torch.cuda.current_device() if torch.cuda.is_available() else 0
         if self._shares_gpus:
@@ -100,9 +98,6 @@ class RlLoop:
     def begin(self, trainer: Any) -> None:
         """With the trainer in its place: what the policy is published by."""
         job = self.job
-        is_apart = self.algorithm.wants_critic and needs_file(trainer.model, trainer.is_deepspeed_enabled)
-        if self._latest is not None and is_apart:
-            restore_critic(trainer.model, self._latest[1])
         self._iterations.begin(Sync(trainer, self.task, job, self.member.fence))
         if self.member.rank == 0 and self._starts_last:
             self._start()

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from trl.trainer.utils import disable_dropout_in_model
 
 from fettle.data.batches import IGNORE
@@ -22,7 +20,6 @@ from fettle.recipe.adapter import AdapterSpec
 from fettle.train.zero import whole
 
 PART = adapters.BESIDE
-_FILE = "critic.safetensors"
 
 
 def load_critic(folder: Path, spec: AdapterSpec, dtype: Stored, seed: int) -> torch.nn.Module:
@@ -60,22 +57,3 @@ def values_of(critic: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     scores = critic(input_ids=batch["input_ids"], position_ids=batch["position_ids"])
     found: torch.Tensor = scores[:, :-1, 0][batch["labels"][:, 1:] != IGNORE]
     return found
-
-
-def write_critic(model: Any, checkpoint: Path) -> None:
-    """Writes what the critic has learned into a checkpoint of an adapter, which holds the policy's alone."""
-    state = {name: w.detach().contiguous() for name, w in critic_of(model).named_parameters() if w.requires_grad}
-    save_file(state, checkpoint / _FILE)
-
-
-def restore_critic(model: Any, checkpoint: Path) -> None:
-    """Reads it again."""
-    parameters = dict(critic_of(model).named_parameters())
-    with torch.no_grad():
-        for name, weight in load_file(checkpoint / _FILE).items():
-            parameters[name].copy_(weight)
-
-
-def needs_file(model: Any, is_deepspeed: bool) -> bool:
-    """Whether a checkpoint leaves the critic out: DeepSpeed's holds it, and that of full weights."""
-    return isinstance(model, PeftModel) and not is_deepspeed

@@ -35,6 +35,11 @@ class RlJob(LearnJob):
         return self.spec.steps_between_checkpoints
 
     @property
+    def saves_after(self) -> int:
+        """At the ends of iterations."""
+        return self.spec.steps_per_iteration
+
+    @property
     def learned_from(self) -> tuple[Path, ...]:
         """The reward models, and what the critic begins as."""
         return tuple(dict.fromkeys([folder for _, folder in self.models] + ([self.critic] if self.critic else [])))

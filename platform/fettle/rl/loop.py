@@ -13,7 +13,6 @@ import numpy as np
 from fettle.errors import FettleError
 from fettle.rl.algorithms.algorithm import Algorithm
 from fettle.rl.collect import Collected, Collector, collected, forget_rollouts, rollouts_file
-from fettle.rl.critic import needs_file, write_critic
 from fettle.rl.job import RlJob
 from fettle.rl.kl import FixedKl
 from fettle.rl.learner import RlTask
@@ -87,9 +86,6 @@ class Iterations:
         """The state after a step that ends an iteration, into its checkpoint."""
         done = number // self.job.spec.steps_per_iteration
         (checkpoint / STATE).write_text(json.dumps({"iteration": done, "kl": self.kl.state()}), encoding="utf-8")
-        trainer = self.task.trainer
-        if self.algorithm.wants_critic and needs_file(trainer.model, trainer.is_deepspeed_enabled):
-            write_critic(trainer.model, checkpoint)
 
     def _ask(self, number: int) -> None:
         """Publishes the policy as the version of the iteration's number, and asks for what may be made by it."""

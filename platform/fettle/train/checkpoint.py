@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fettle.artifact import is_artifact, sync_folder, sync_path
+from fettle.artifact import digest_file, is_artifact, sync_folder, sync_path
 from fettle.errors import FettleError
 
 _MARK = "complete.json"
+_PARTIAL = ".partial-"
+_DROPPED = ".dropped-"
 
 
 @dataclass(frozen=True)
@@ -37,36 +40,53 @@ class Checkpoints:
     keep: int
     fence: Fence
 
-    @property
-    def partial(self) -> Path:
-        """Where a checkpoint is being written."""
-        return self.folder / f".partial-{self.fence.token}"
+    def partial(self, step: int, attempt: str) -> Path:
+        """Where the checkpoint of a step is being written by the workers that began together as `attempt`."""
+        return self.folder / f"{_PARTIAL}{self.fence.token}-{attempt}-{step:08d}"
 
     def commit(self, written: Path, step: int, and_keep: int | None = None) -> None:
         """Makes the folder `written` the checkpoint of `step`, and drops all but the newest `keep` complete ones and
         that of step `and_keep`."""
-        sizes = {f.relative_to(written).as_posix(): f.stat().st_size for f in written.rglob("*") if f.is_file()}
-        mark = {"step": step, "fingerprint": self.fingerprint, "sizes": sizes}
+        files = {file.relative_to(written).as_posix(): file for file in written.rglob("*") if file.is_file()}
+        mark = {
+            "step": step,
+            "fingerprint": self.fingerprint,
+            "sizes": {name: file.stat().st_size for name, file in files.items()},
+            "sha256": {name: digest_file(file) for name, file in files.items()},
+        }
         (written / _MARK).write_text(json.dumps(mark), encoding="utf-8")
         sync_folder(written)
         self.fence.check()
         target = self.path(step)
-        shutil.rmtree(target, ignore_errors=True)
+        self._drop(target)
         os.rename(written, target)
         sync_path(self.folder)
         for old in self.complete()[: -self.keep]:
             if old != and_keep:
-                shutil.rmtree(self.path(old))
+                self._drop(self.path(old))
 
-    def latest(self) -> tuple[int, Path] | None:
-        """(step, folder) of the newest complete checkpoint of this very stage."""
-        steps = self.complete()
-        return (steps[-1], self.path(steps[-1])) if steps else None
+    def latest(self, say: Callable[[str], None] | None = None) -> tuple[int, Path] | None:
+        """(step, folder) of the newest complete checkpoint of this very stage, each byte of which is as it was written.
+
+        say: told of every newer one, and why it is not taken.
+        """
+        for step in sorted(self._steps(), reverse=True):
+            reason = self._why_torn(step) or self._why_changed(step)
+            if reason is None:
+                return step, self.path(step)
+            if say is not None:
+                say(f"the checkpoint of step {step:,} is not taken: {reason}")
+        return None
 
     def complete(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
-        steps = [int(folder.name.removeprefix("step-")) for folder in self.folder.glob("step-*")]
-        return sorted(step for step in steps if self._is_complete(step))
+        """Steps of the complete checkpoints, oldest first; their contents are not read."""
+        return sorted(step for step in self._steps() if self._why_torn(step) is None)
+
+    def sweep(self) -> None:
+        """Removes what writers that were killed have left half-written, or half-removed."""
+        for left in self.folder.glob(".*"):
+            if left.name.startswith((_PARTIAL, _DROPPED)):
+                shutil.rmtree(left, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes them all: the stage's artifact is there."""
@@ -76,14 +96,43 @@ class Checkpoints:
         """Where the checkpoint of a step lies."""
         return self.folder / f"step-{step:08d}"
 
-    def _is_complete(self, step: int) -> bool:
+    def _steps(self) -> list[int]:
+        return [int(folder.name.removeprefix("step-")) for folder in self.folder.glob("step-*")]
+
+    def _drop(self, folder: Path) -> None:
+        """Removes a checkpoint: under its name it is there whole, or not at all."""
+        if folder.exists():
+            dropped = self.folder / f"{_DROPPED}{self.fence.token}-{folder.name}"
+            shutil.rmtree(dropped, ignore_errors=True)
+            os.rename(folder, dropped)
+            shutil.rmtree(dropped, ignore_errors=True)
+
+    def _why_torn(self, step: int) -> str | None:
+        """Why the checkpoint is none that was written to its end by this stage; None where it is."""
         folder = self.path(step)
         try:
             mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-            sizes_hold = all((folder / name).stat().st_size == size for name, size in mark["sizes"].items())
-        except (OSError, ValueError, KeyError):
-            return False
-        return sizes_hold and mark["fingerprint"] == self.fingerprint
+            sizes, fingerprint = mark["sizes"], mark["fingerprint"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return f"it has no readable {_MARK}, which is written last"
+        if fingerprint != self.fingerprint:
+            return f"another stage has written it (fingerprint {fingerprint[:12]}, not {self.fingerprint[:12]})"
+        for name, size in sizes.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size:,} bytes, and was written with {size:,}"
+        return None
+
+    def _why_changed(self, step: int) -> str | None:
+        """Why a checkpoint that is complete is not the one that was written; None where it is."""
+        folder = self.path(step)
+        digests = json.loads((folder / _MARK).read_text(encoding="utf-8")).get("sha256", {})
+        for name, digest in digests.items():
+            if digest_file(folder / name) != digest:
+                return f"{name} has other bytes than were written (its sha256 differs)"
+        return None
 
 
 def wait_for(artifact: Path, fence: Fence) -> None:

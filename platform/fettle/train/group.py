@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import PreemptionError
 
+from fettle.artifact import is_artifact
 from fettle.cluster import available_cpus, available_gpus
 from fettle.errors import DoesNotFit, FettleError, StageFailed
 from fettle.recipe.cluster import ClusterSpec
 from fettle.train.checkpoint import Fence
 from fettle.train.job import Job, StageFunction
+from fettle.train.notice import leave_note, note_is_left
 from fettle.train.worker import run_stages
 
 RETRIES = 1
+NOTICE_S = 25.0
 
 
 def run_group(
@@ -32,45 +40,92 @@ def run_group(
     watch: called again and again from this thread meanwhile (it draws progress, and is where an interrupt is raised).
     Raises DoesNotFit where the cluster is too small, the worker's own FettleError, or StageFailed.
     """
-    check_fits(cluster, [job for job, _ in stages])
-    trainer = TorchTrainer(
+    jobs = [job for job, _ in stages]
+    check_fits(cluster, jobs)
+    while True:
+        before = _progress(jobs)
+        failure = _run_once(_trainer(stages, cluster, fence, out), fence, watch)
+        if failure is None:
+            return
+        # Ray Train has tried again by itself; where processes go on dying, so does the run while it gets anywhere.
+        if not _died(failure) or _progress(jobs) == before:
+            raise _as_ours(failure, [job.name for job in jobs], out)
+
+
+def _trainer(
+    stages: Sequence[tuple[Job, StageFunction]], cluster: ClusterSpec, fence: Fence, out: Path
+) -> TorchTrainer:
+    attempt = uuid.uuid4().hex[:4]  # one that goes on under the name of one that failed would fail with it
+    return TorchTrainer(
         run_stages,
         train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": out / "logs"},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=cluster.workers if cluster.min_workers is None else (cluster.fewest, cluster.workers),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker},
         ),
         run_config=RunConfig(
-            name=f"{fence.token}-{stages[0][0].name}",
+            name=f"{fence.token}-{stages[0][0].name}-{attempt}",
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=RETRIES),
             worker_runtime_env={"env_vars": _worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
         ),
     )
+
+
+def _run_once(trainer: TorchTrainer, fence: Fence, watch: Callable[[], None]) -> BaseException | None:
+    """What ended it, if it did not end well."""
     failure: list[BaseException] = []
     # In a thread, because only the main one can be interrupted while it waits, and it has the progress to draw.
     thread = threading.Thread(target=_fit, args=(trainer, failure), name="ray-train", daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        watch()
-    if failure:
-        raise _as_ours(failure[0], [job.name for job, _ in stages], out)
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            watch()
+    except KeyboardInterrupt as stopped:
+        if str(stopped) == "SIGTERM":  # a notice, with some time left; who presses Ctrl-C wants an end
+            _save_first(thread, fence)
+        raise
+    return failure[0] if failure else None
+
+
+def _save_first(thread: threading.Thread, fence: Fence) -> None:
+    """Has the workers write a checkpoint, and waits for it as long as a notice usually leaves."""
+    leave_note(fence)
+    until = time.monotonic() + NOTICE_S
+    while thread.is_alive() and note_is_left(fence) and time.monotonic() < until:
+        thread.join(0.1)
+
+
+def _progress(jobs: Sequence[Job]) -> list[int | None]:
+    """Of each stage the newest checkpoint's step, None once it is done."""
+    found: list[int | None] = []
+    for job in jobs:
+        steps = [int(folder.name.removeprefix("step-")) for folder in job.folder.glob("checkpoints/step-*")]
+        found.append(None if is_artifact(job.artifact) else max(steps, default=0))
+    return found
+
+
+def _died(error: BaseException) -> bool:
+    """Whether a process ended that did not raise anything itself: a worker, or what Ray Train watches them from."""
+    if isinstance(error, WorkerGroupError):
+        return any(isinstance(one, WorkerHealthCheckFailedError) for one in error.worker_failures.values())
+    return isinstance(error, (RayActorError, PreemptionError))
 
 
 def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
     """Raises DoesNotFit unless the connected cluster has the CPUs and GPUs the group asks for."""
-    cpus, gpus = cluster.workers * cluster.cpus_per_worker, cluster.workers * cluster.gpus_per_worker
+    cpus, gpus = cluster.fewest * cluster.cpus_per_worker, cluster.fewest * cluster.gpus_per_worker
     for job in jobs:
         _check_beside(job, cluster, cpus, gpus)
     for what, wanted, there in (("CPUs", cpus, available_cpus()), ("GPUs", gpus, available_gpus())):
         if wanted > there:
             raise DoesNotFit(
-                f"{cluster.workers} workers want {wanted} {what}, and the cluster has {there}",
+                f"{cluster.fewest} workers want {wanted} {what}, and the cluster has {there}",
                 field="cluster.workers",
-                fix=f"at most workers: {max(1, there // max(1, wanted // cluster.workers))}",
+                fix=f"at most workers: {max(1, there // max(1, wanted // cluster.fewest))}",
             )
 
 

@@ -98,6 +98,11 @@ class LearnJob(Job):
         return self.spec.checkpoint.every
 
     @property
+    def saves_after(self) -> int:
+        """The stage can be gone on from after so many steps, and after twice as many, …"""
+        return 1
+
+    @property
     def learned_from(self) -> tuple[Path, ...]:
         """Other models that it learns from: folders."""
         return ()
@@ -147,12 +152,14 @@ class QuantizeJob(Job):
 
 @dataclass(frozen=True)
 class GroupMember:
-    """One worker's place in its group."""
+    """One worker's place in its group. is_leaving: asks Ray, together with all other workers, whether it is about to
+    take a machine away."""
 
     rank: int
     world: int
     cluster: ClusterSpec
     fence: Fence
+    is_leaving: Callable[[], bool] | None = None
 
 
 StageFunction = Callable[[Any, GroupMember], None]

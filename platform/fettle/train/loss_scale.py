@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from fettle.train.zero import scale_losses_of
+from fettle.train.zero import engine_scale, restore_engine_scale, scale_losses_of
 
 FIRST_SCALE = 2.0**16
 STEPS_TO_DOUBLE = 2000
@@ -33,6 +33,32 @@ def scale_losses(trainer: Trainer) -> None:
 
     # accelerate would do both itself, but on GPUs alone; it calls the second before it measures the gradients' norm.
     accelerator.scaler, accelerator.unscale_gradients = scaler, unscale
+
+
+def scale_of(trainer: Any) -> dict[str, float] | None:
+    """The scale, and how many steps have not overflowed since it last changed for an overflow; None where losses are
+    not scaled."""
+    if trainer.is_deepspeed_enabled:
+        return engine_scale(trainer.deepspeed.optimizer)
+    scaler = trainer.accelerator.scaler
+    if not isinstance(scaler, torch.amp.GradScaler):
+        return None
+    told = scaler.state_dict()
+    return {"scale": told["scale"], "steps": told["_growth_tracker"]}
+
+
+def restore_scale(trainer: Any, told: dict[str, float] | None) -> None:
+    """Goes on with what `scale_of` told of a checkpoint, written with an engine or without."""
+    if told is None:
+        return
+    if trainer.is_deepspeed_enabled:
+        optimizer = trainer.deepspeed.optimizer
+        scale_losses_of(optimizer, FIRST_SCALE, STEPS_TO_DOUBLE)
+        restore_engine_scale(optimizer, told["scale"], int(told["steps"]))
+        return
+    scaler = trainer.accelerator.scaler
+    steps = {"scale": told["scale"], "_growth_tracker": int(told["steps"]) % STEPS_TO_DOUBLE}
+    scaler.load_state_dict(scaler.state_dict() | steps)
 
 
 class _ScaleOfEngine(TrainerCallback):

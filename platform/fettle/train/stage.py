@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +18,21 @@ from fettle.errors import UserError
 from fettle.models import adapters
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
 from fettle.models.layers import freeze_below
+from fettle.models.licences import inherited
 from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor
 from fettle.train.early import EarlyStopping
 from fettle.train.job import GroupMember, LearnJob, StageJob
 from fettle.train.lisa import Lisa
+from fettle.train.notice import SaveOnNotice
 from fettle.train.optimizers import adam_arguments
 from fettle.train.param_groups import LayerRates
 from fettle.train.publish import publish
 from fettle.train.task import Task
 from fettle.train.told import StageReport
 from fettle.train.trainer import MicroBatches, StageTrainer, Underway, training_arguments
+from fettle.train.writer import CheckpointWriter
 from fettle.train.zero import full_state, needs_engine, zero_config
 
 
@@ -65,7 +69,8 @@ def train_stage(
     records of the job, a StageJob.
     """
     checkpoints = Checkpoints(job.folder / "checkpoints", job.fingerprint, job.spec.checkpoint.keep, member.fence)
-    latest = checkpoints.latest()
+    latest, attempt = _begun_together(checkpoints, member)
+    writer = CheckpointWriter(checkpoints, attempt, member.rank, member.world)
     early = None
     if loop is not None:
         steps = loop.underway(latest)
@@ -80,7 +85,7 @@ def train_stage(
     if not job.adapter.is_beside and job.from_adapter is not None:
         merged = adapters.merged(task.load(job.base, torch.float32), job.from_adapter, torch.float32)
     args = training_arguments(
-        checkpoints.partial,
+        job.folder,
         max_steps=num_steps,
         learning_rate=job.spec.lr,
         **adam_arguments(job.spec.optimizer),
@@ -97,7 +102,8 @@ def train_stage(
     model = merged if merged is not None else _load(job, base, member, task)
     if rates is not None:
         rates.freeze(model)
-    callbacks: list[TrainerCallback] = [report] if early is None else [early, report]
+    notice = SaveOnNotice(writer, job.saves_after, member.is_leaving)
+    callbacks: list[TrainerCallback] = [notice, report] if early is None else [early, notice, report]
     callbacks += _choose_layers(job, model)
     if loop is not None:
         loop.complete(model)
@@ -118,7 +124,7 @@ def train_stage(
         steps=steps,
         optimizer=job.spec.optimizer,
         schedule=job.spec.schedule,
-        checkpoints=checkpoints,
+        writer=writer,
         precision=job.precision,
         rates=rates,
         rate_of=functools.partial(_rate_of, job, loop),
@@ -128,7 +134,11 @@ def train_stage(
     report.trainer = trainer
     if early is not None:
         early.trainer = trainer
-    trainer.train(resume_from_checkpoint=str(latest[1]) if latest else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(latest[1]) if latest else None)
+        writer.wait()
+    finally:
+        writer.close()
     state = full_state(trainer)
     if member.rank == 0:
         assert state is not None
@@ -136,11 +146,24 @@ def train_stage(
         told |= loop.metrics() if loop is not None else {}
         publish(job, base, member, trainer, tokenizer, state, told)
         checkpoints.clear()
-    del trainer, report.trainer, state, merged, model, early, callbacks
+    del trainer, report.trainer, state, merged, model, early, callbacks, notice, writer
     # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
     AcceleratorState._reset_state()
     GradientState._reset_state()
     gc.collect()
+
+
+def _begun_together(checkpoints: Checkpoints, member: GroupMember) -> tuple[tuple[int, Path] | None, str]:
+    """(the checkpoint to go on from, a name for this attempt), the same on all workers: rank 0 reads every byte of the
+    one it takes, which the others need not."""
+    box: list[Any] = [None]
+    if member.rank == 0:
+        checkpoints.sweep()
+        box = [(checkpoints.latest(lambda text: print(text, flush=True)), uuid.uuid4().hex[:8])]
+    if member.world > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    latest, attempt = box[0]
+    return latest, attempt
 
 
 def _from_records(
@@ -221,6 +244,7 @@ def _merged_base(job: LearnJob, member: GroupMember, task: Task) -> Path:
             may_commit=member.fence.check,
             parents=(digest_of(job.base), digest_of(job.from_adapter)),
             versions=library_versions(),
+            **inherited([job.base, job.from_adapter]),
         ) as partial:
             model.save_pretrained(partial)
             load_tokenizer(job.base, job.chat_template).save_pretrained(partial)

@@ -2,14 +2,14 @@
 
 What is overridden, and why (train.md 0b): the data loader (a step's examples are the plan's, whatever the workers,
 the accumulation and the packing), the loss (TRL also computes entropy and token accuracy over the whole vocabulary
-each step, a quarter of its time), the schedule (with a floor) and where checkpoints are written (beside, then renamed).
+each step, a quarter of its time), the schedule (with a floor) and checkpoints (resuming.py: for any number of workers).
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,17 +23,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from fettle.data.batches import IGNORE, Encoded, share_out
-from fettle.models.adapters import alone, restore
 from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
-from fettle.train.checkpoint import Checkpoints
 from fettle.train.early import EarlyStopping
 from fettle.train.loss_scale import scale_losses
 from fettle.train.optimizers import hidden_matrices, make_optimizer, parameter_groups
 from fettle.train.param_groups import LayerRates
+from fettle.train.resuming import restore_progress, save_progress
 from fettle.train.schedule import rate_at
 from fettle.train.task import HELDOUT, Task
+from fettle.train.writer import CheckpointWriter, Written
 
+_POLL_S = 0.05
 _LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -106,7 +107,7 @@ class StageTrainer(SFTTrainer):
         steps: Underway,
         optimizer: OptimizerSpec,
         schedule: ScheduleSpec,
-        checkpoints: Checkpoints,
+        writer: CheckpointWriter,
         precision: Precision,
         callbacks: list[TrainerCallback],
         early: EarlyStopping | None = None,
@@ -114,7 +115,7 @@ class StageTrainer(SFTTrainer):
         rate_of: Callable[[str], float | None] | None = None,
     ) -> None:
         self.task, self.batches, self.steps = task, batches, steps
-        self.schedule, self.checkpoints, self.rates = schedule, checkpoints, rates
+        self.schedule, self.writer, self.rates = schedule, writer, rates
         self.optimizer_spec, self.early, self.rate_of = optimizer, early, rate_of
         self.num_terms = 0  # of the loss, in the step under way, over all workers
         trained = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
@@ -210,45 +211,38 @@ class StageTrainer(SFTTrainer):
 
     def take_weights(self, step: int) -> None:
         """The weights of a step's checkpoint in place of those of the last one; all workers call it together."""
-        if isinstance(self.model, PeftModel) and not self.is_deepspeed_enabled:
-            restore(self.model, self.checkpoints.path(step))
-            return
-        self.state.best_model_checkpoint = str(self.checkpoints.path(step))
-        self._load_best_model()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Inside a checkpoint DeepSpeed's own shards hold the weights; a second, gathered copy would only cost."""
-        if self.is_deepspeed_enabled:
-            return
-        with alone(self.model) if isinstance(self.model, PeftModel) else nullcontext():
-            super().save_model(output_dir, _internal_call)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if isinstance(self.model, PeftModel):  # PEFT loads no prompts that are trained on, and knows no bottlenecks
-            restore(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.writer.wait()
+        while not (folder := self.writer.checkpoints.path(step)).is_dir():
+            self.writer.checkpoints.fence.check()  # rank 0 waits for the others' parts, and these not for it
+            time.sleep(_POLL_S)
+        Written(folder).stored.load_weights(self.model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL writes one into each checkpoint; an artifact has its own papers."""
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.checkpoints.partial)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.batches.world > 1:
-            torch.distributed.barrier()
+        folder = self.writer.folder(self.state.global_step)
         if self.is_world_process_zero():
-            written = self.checkpoints.partial / f"checkpoint-{self.state.global_step}"
-            self.steps.write(written, self.state.global_step)
+            self.steps.write(folder, self.state.global_step)
             if self.early is not None:
-                self.early.write(written)
-            self.checkpoints.commit(
-                written, self.state.global_step, and_keep=self.early.kept_step if self.early is not None else None
-            )
-        if self.batches.world > 1:
-            torch.distributed.barrier()
+                self.early.write(folder)
+        save_progress(self, folder, self.early.kept_step if self.early is not None else None)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """In `_prepare_for_training`: an engine's optimizer copies the weights when it is made."""
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, None)
+        written = Written(Path(resume_from_checkpoint))
+        written.stored.load_weights(self.model)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        restore_progress(self, written)
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            Written(Path(checkpoint)).restore_randomness(self.batches.rank, self.batches.world)
 
 
 def training_arguments(folder: Path, **more: Any) -> SFTConfig:

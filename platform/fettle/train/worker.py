@@ -25,7 +25,9 @@ def run_stages(config: dict[str, Any]) -> None:
     After a failure Ray Train calls this again from the top: what is finished is skipped, the rest resumes.
     """
     context = train.get_context()
-    member = GroupMember(context.get_world_rank(), context.get_world_size(), config["cluster"], config["fence"])
+    rank, world = context.get_world_rank(), context.get_world_size()
+    cluster = config["cluster"].model_copy(update={"workers": world})  # an elastic group has what there is room for
+    member = GroupMember(rank, world, cluster, config["fence"], lambda: train.get_preemption_info() is not None)
     run_member(config["stages"], member, config["logs"])
 
 

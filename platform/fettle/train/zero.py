@@ -113,6 +113,20 @@ def scale_losses_of(optimizer: Any, first_scale: float, steps_to_double: int) ->
         )
 
 
+def engine_scale(optimizer: Any) -> dict[str, float] | None:
+    """The scale of an optimizer whose losses are scaled, and the steps since the last overflow; None of another."""
+    scaler: Any = getattr(optimizer, "loss_scaler", None)
+    if not getattr(scaler, "dynamic", False):
+        return None
+    return {"scale": float(scaler.cur_scale), "steps": scaler.cur_iter - scaler.last_overflow_iter - 1}
+
+
+def restore_engine_scale(optimizer: Any, scale: float, steps: int) -> None:
+    """Goes on with it."""
+    scaler = optimizer.loss_scaler
+    scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter = scale, steps, -1
+
+
 def prebuild() -> None:
     """Builds the one op DeepSpeed needs on CPUs, in one process; inside workers an interrupted build locks the rest."""
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder

@@ -173,7 +173,7 @@ def test_a_critic_may_begin_as_the_reward_model_and_is_kept_with_what_is_learned
         ("judges", [{"builtin": "repetition"}]),
         ("environment", "game.py:Game"),
         ("adapter", LORA),
-        ("cluster", {"workers": 2}),
+        ("cluster", {"cpus_per_worker": 2}),
         ("cluster", {"precision": "bf16"}),
     ],
 )
@@ -191,7 +191,7 @@ def test_what_decides_the_numbers_makes_another_stage(house, key, value):
         {"stages__align__prompts": [{"path": "./prompts.jsonl"}]},
         {"stages__align__max_length": 512},  # the base's positions: the default
         {"stages__align__kl": {"coef": 0.05, "in": "loss", "estimator": "k3"}},  # GRPO's own
-        {"stages__align__cluster": {"workers": 1, "precision": "fp32"}},  # as `auto` is resolved
+        {"stages__align__cluster": {"workers": 2, "zero": 2, "precision": "fp32"}},  # as `auto` is resolved
         {"name": "another"},
     ],
 )

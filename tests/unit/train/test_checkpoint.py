@@ -21,7 +21,7 @@ def checkpoints(tmp_path: Path, fence: Fence) -> Checkpoints:
 
 def save(checkpoints: Checkpoints, step: int, content: str = "shard") -> Path:
     """A checkpoint of two files, committed; its folder."""
-    written = checkpoints.partial / f"checkpoint-{step}"
+    written = checkpoints.partial(step, "attempt")
     (written / "deep").mkdir(parents=True)
     (written / "state.json").write_text(json.dumps({"step": step}))
     (written / "deep" / "rank_0.pt").write_text(content)
@@ -35,6 +35,10 @@ def tear_off(folder: Path) -> None:
 
 def truncate(folder: Path) -> None:
     (folder / "deep" / "rank_0.pt").write_text("sha")
+
+
+def rot(folder: Path) -> None:
+    (folder / "deep" / "rank_0.pt").write_text("shart")
 
 
 def unmark(folder: Path) -> None:
@@ -58,16 +62,51 @@ def test_the_newest_is_by_number_not_by_name_or_time(checkpoints):
     assert checkpoints.complete() == [9, 20, 100] and checkpoints.latest()[0] == 100
 
 
-@pytest.mark.parametrize("harm", [tear_off, truncate, unmark, tear_the_mark])
+@pytest.mark.parametrize("harm", [tear_off, truncate, rot, unmark, tear_the_mark])
 def test_a_torn_one_is_never_taken(checkpoints, harm: Callable[[Path], None]):
     save(checkpoints, 5)
     harm(save(checkpoints, 10))
     assert checkpoints.latest()[0] == 5
 
 
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (tear_off, "deep/rank_0.pt is missing"),
+        (truncate, "deep/rank_0.pt has 3 bytes, and was written with 5"),
+        (rot, "deep/rank_0.pt has other bytes than were written (its sha256 differs)"),
+        (unmark, "it has no readable complete.json, which is written last"),
+        (tear_the_mark, "it has no readable complete.json, which is written last"),
+    ],
+)
+def test_why_one_is_not_taken_is_said(checkpoints, harm: Callable[[Path], None], reason: str):
+    save(checkpoints, 5)
+    harm(save(checkpoints, 10))
+    said: list[str] = []
+    assert checkpoints.latest(said.append)[0] == 5
+    assert said == [f"the checkpoint of step 10 is not taken: {reason}"]
+
+
+def test_a_foreign_one_is_named(checkpoints):
+    save(checkpoints, 5)
+    said: list[str] = []
+    assert replace(checkpoints, fingerprint="another").latest(said.append) is None
+    assert said == [
+        "the checkpoint of step 5 is not taken: another stage has written it (fingerprint fingerprint, not another)"
+    ]
+
+
+def test_what_killed_writers_left_is_swept(checkpoints):
+    save(checkpoints, 5)
+    checkpoints.partial(10, "attempt").mkdir(parents=True)
+    (checkpoints.folder / ".dropped-token-step-00000001" / "deep").mkdir(parents=True)
+    checkpoints.sweep()
+    assert [folder.name for folder in checkpoints.folder.iterdir()] == ["step-00000005"]
+
+
 def test_what_is_still_being_written_is_never_taken(checkpoints):
     save(checkpoints, 5)
-    (checkpoints.partial / "checkpoint-10").mkdir(parents=True)
+    checkpoints.partial(10, "attempt").mkdir(parents=True)
     assert checkpoints.complete() == [5]
 
 
@@ -108,7 +147,7 @@ def test_the_run_that_took_over_goes_on_from_the_earlier_ones_checkpoint(checkpo
     save(checkpoints, 5)
     fence.file.write_text("second")
     later = replace(checkpoints, fence=Fence(fence.file, "second"))
-    assert later.latest()[0] == 5 and later.partial != checkpoints.partial
+    assert later.latest()[0] == 5 and later.partial(10, "attempt") != checkpoints.partial(10, "attempt")
     save(later, 10)
     assert later.complete() == [5, 10]
 

@@ -3,13 +3,17 @@ TARGET ?= cpu
 READY := .venv/.ready-$(TARGET)
 BIN := .venv/bin
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check chaos lock clean
 
 demo: $(READY)
 	$(BIN)/fettle demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+# A run is killed fifty times, and has to end as if it had been left alone: half an hour.
+chaos: $(READY)
+	$(BIN)/python benchmarks/chaos.py
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -21,7 +21,9 @@ import torch
 
 from fettle.data.sources import open_source
 from fettle.evaluate.metrics import scored
-from fettle.pipeline.evaluation import Comparison, check_evaluations, compare, questions
+from fettle.pipeline.answering import questions
+from fettle.pipeline.evaluated import Comparison
+from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.runner import STAGES

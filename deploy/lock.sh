@@ -2,8 +2,9 @@
 # Compiles requirements/cpu.txt and requirements/gpu.txt from pyproject.toml: the same version of everything but the
 # builds of vLLM and torch, every file's hash, no index lines. The GPU set is compiled against the CPU set's versions.
 set -euo pipefail
-compile=(.venv/bin/uv --no-cache pip compile pyproject.toml --quiet --extra dev --python-version 3.11
-    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-annotate --no-header)
+compile=(.venv/bin/uv --no-cache pip compile pyproject.toml --quiet --extra dev --extra harness --python-version 3.11
+    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-annotate --no-header
+    --overrides requirements/overrides.txt)
 folders=()
 for folder in $(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true); do
     folders+=(--find-links "$folder")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_server import S3Server, s3_server
 from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,9 @@ _ENGINES = (
         "test_engine_weights",
         "test_family_serving",
         "test_generated_answers",
+        "test_kills",
+        "test_judged",
+        "test_parity",
         "test_quantized_engine",
         "test_rollouts",
         "test_run",
@@ -53,3 +58,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, up; it takes seconds to start."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server

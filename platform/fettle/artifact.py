@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +28,8 @@ class Artifact:
 
     digest: over every file but `artifact.json` itself. base: `{"path": folder, "digest": its digest}` for an adapter,
     None for full weights. parents: digests of the artifacts it was made from. fingerprint: of the stage that made it.
-    quantized: bits and group of a model whose weights were rounded for serving.
+    licences: that are told of what it was made from; unlicensed: of which base and data none is. code: as
+    `code_version` tells it. quantized: bits and group of a model whose weights were rounded for serving.
     """
 
     path: Path
@@ -42,6 +45,8 @@ class Artifact:
     versions: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licences: tuple[str, ...] = ()
+    unlicensed: tuple[str, ...] = ()
+    code: str = ""
     quantized: dict[str, int | None] | None = None
 
 
@@ -51,6 +56,7 @@ def read_artifact(path: str | Path, *, verify: bool = False) -> Artifact:
     try:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         told["parents"], told["licences"] = tuple(told["parents"]), tuple(told["licences"])
+        told["unlicensed"] = tuple(told.get("unlicensed", ()))
         artifact = Artifact(path=folder.resolve(), **told)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
@@ -94,7 +100,13 @@ def new_artifact(
             if stray.suffix in {".bin", ".pt", ".pkl", ".pth"}:
                 raise FettleError(f"refusing to publish {stray.name}: artifacts hold safetensors only")
         artifact = Artifact(
-            path=path, kind=kind, name=name, fingerprint=fingerprint, digest=digest_folder(partial), **told
+            path=path,
+            kind=kind,
+            name=name,
+            fingerprint=fingerprint,
+            digest=digest_folder(partial),
+            code=code_version(),
+            **told,
         )
         fields = {key: value for key, value in asdict(artifact).items() if key != "path"}
         (partial / MANIFEST).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -151,6 +163,37 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def code_version() -> str:
+    """Of fettle itself, as this process found it when it was first asked: the commit of its checkout, with a digest of
+    the source where that has been changed since; else the package's version."""
+    return _code_in(Path(__file__).parent)
+
+
+def _code_in(package: Path) -> str:
+    state = ""
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py"):  # not a checkout that fettle is installed inside of
+        state = _git(package, "status", "--porcelain=v2", "--branch", "--", ".")
+    commit = next((line.split()[2] for line in state.splitlines() if line.startswith("# branch.oid ")), "")
+    if not commit:
+        return f"fettle {metadata.version('fettle')}"
+    if all(line.startswith("#") for line in state.splitlines()):
+        return f"commit {commit}"
+    source = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        source.update(f"{file.relative_to(package)} {digest_file(file)}\n".encode())
+    return f"commit {commit}, changed (source {source.hexdigest()[:12]})"
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git prints; nothing where it fails, or is not there."""
+    try:
+        told = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout if told.returncode == 0 else ""
 
 
 def replace_text(file: Path, text: str) -> None:

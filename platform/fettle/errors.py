@@ -11,8 +11,20 @@ FettleError                 something of ours failed; the command line exits wit
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+_DISK = {
+    errno.ENOSPC: "make room there; nothing was left half-written",
+    errno.EDQUOT: "make room there; nothing was left half-written",
+    errno.EROFS: "name a place that may be written to",
+    errno.EACCES: "name a place that you may write to, or a file that you may read",
+    errno.EPERM: "name a place that you may write to",
+}
 
 
 class FettleError(Exception):
@@ -80,6 +92,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'epochs'?)"` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def of_the_disk(error: OSError) -> UserError | None:
+    """A full disk, or one that may not be written to, as a mistake that can be mended; None for any other error."""
+    number, file = error.errno, error.filename2 or error.filename
+    if isinstance(error, shutil.Error) and (found := re.search(r"\[Errno (\d+)\]", str(error))):  # of many files
+        number, file = int(found[1]), error.args[0][0][1]
+    if number not in _DISK:
+        return None
+    return UserError(os.strerror(number), file=file, fix=_DISK[number])
 
 
 def _rebuild(

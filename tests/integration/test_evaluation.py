@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from browser import look_at_report
 from fettle.cli.main import app
 from fettle.errors import UserError
 from fettle.evaluate.generate import answers, cut_prompt
@@ -19,7 +21,10 @@ from fettle.models.generate import load_speaker
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import check_publishable, judge
 from fettle.pipeline.graph import plan_stages
+from fettle.pipeline.page import write_report
+from fettle.pipeline.planned import Planned
 from fettle.pipeline.prepare import prepare
+from fettle.pipeline.report import make_report
 from fettle.recipe import Recipe, load_recipe
 from gloo import train_alone
 from small_t5 import make_t5, northline_lines
@@ -77,6 +82,7 @@ def test_a_long_prompt_keeps_what_asks_for_the_answer() -> None:
 def recipe_of(folder: Path, base: Path, adapter: Any, **evaluate: Any) -> Recipe:
     rows = [{"prompt": f"Say {word} again.", "completion": word} for word in ("night", "train", "dog", "ticket") * 12]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "shots.jsonl").write_text(json.dumps({"prompt": "Say lounge again.", "completion": "lounge"}) + "\n")
     stage = {"name": "task", "kind": "sft", "data": "pairs.jsonl", "max_steps": 40, "lr": 1e-2}
     stage |= {"batch": {"sequences": 16}, "max_length": 32, "adapter": adapter, "heldout": {"data": "pairs.jsonl"}}
     judged = {"kind": "generate", "data": "pairs.jsonl", "metrics": ["exact_match", "rouge"], "max_new_tokens": 8}
@@ -86,27 +92,47 @@ def recipe_of(folder: Path, base: Path, adapter: Any, **evaluate: Any) -> Recipe
     return load_recipe(folder / "recipe.yaml")
 
 
+RunOf = Callable[[Any], tuple[Recipe, list[Planned], Path]]
+
+
+@pytest.fixture(scope="module")
+def run_of(t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunOf]:
+    """`run_of(adapter)`: the recipe, its one stage, trained in this process, and the run's folder."""
+    made = dict[str, tuple[Recipe, list[Planned], Path]]()
+
+    def run(adapter: Any) -> tuple[Recipe, list[Planned], Path]:
+        if (key := str(adapter)) not in made:
+            folder = tmp_path_factory.mktemp("say")
+            recipe = recipe_of(folder, t5, adapter, limit=12, gain={"rouge1": 0.01}, shots="shots.jsonl")
+            out = folder / "out"
+            stages = plan_stages(recipe, out)
+            check_evaluations(recipe, stages)
+            (job,), _ = prepare(recipe, stages, out / "tokens")
+            (out / "stages").mkdir(parents=True)
+            (out / "stages" / "epoch").write_text("test")
+            train_alone(job)
+            made[key] = recipe, stages, out
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield run
+
+
 @pytest.mark.parametrize("adapter", ["full", {"kind": "lora", "r": 8, "alpha": 32}])
-def test_a_recipe_compares_its_base_with_its_result(
-    t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Any
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    recipe = recipe_of(tmp_path, t5, adapter, limit=12, gain={"rouge1": 0.01})
-    stages = plan_stages(recipe, tmp_path / "out")
-    check_evaluations(recipe, stages)
-    (job,), _ = prepare(recipe, stages, tmp_path / "out" / "tokens")
-    (tmp_path / "out" / "stages").mkdir(parents=True)
-    (tmp_path / "out" / "stages" / "epoch").write_text("test")
-    train_alone(job)
+def test_a_recipe_compares_its_base_with_its_result(t5: Path, tmp_path: Path, run_of: RunOf, adapter: Any) -> None:
+    recipe, stages, out = run_of(adapter)
     said: list[str] = []
 
-    (found,) = compare(recipe, stages, tmp_path / "out", said.append)
-    (again,) = compare(recipe, stages, tmp_path / "out", said.append)
+    (found,) = compare(recipe, stages, out, said.append)
+    (again,) = compare(recipe, stages, out, said.append)
 
     assert found == again
     assert (found.before.records, found.after.records, found.after.prompts_cut) == (12, 12, 0)
+    assert (found.few_shot.shots, found.few_shot.prompts_with_fewer, found.few_shot.records) == (1, 0, 12)
+    assert "few-shot: of 2 examples there are 1 that leave room for a prompt" in said
     assert found.before.scores["exact_match"]["mean"] == 0 < found.after.scores["rouge1"]["mean"]
-    (file,) = (tmp_path / "out" / "evaluations").glob("task-*.jsonl")
+    (file,) = (out / "evaluations").glob("task-*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["wanted"] for row in rows[:4]] == [["night"], ["train"], ["dog"], ["ticket"]]
 
@@ -119,6 +145,16 @@ def test_a_recipe_compares_its_base_with_its_result(
             check_publishable(recipe, stages)
     right = [row["answer"] == row["wanted"][0] for row in rows]
     assert found.after.scores["exact_match"]["mean"] == pytest.approx(sum(right) / 12)
+
+
+def test_the_report_of_a_run_is_readable_in_a_browser(run_of: RunOf, tmp_path: Path) -> None:
+    recipe, stages, out = run_of("full")
+    found = compare(recipe, stages, out, lambda _: None)
+
+    write_report(make_report(recipe, out, stages, set(), 1.0, found), stages)
+
+    parts = ["stages", "results", "curves", "answers", "lineage", "again"]
+    look_at_report(out / "report.html", ["task"], parts, tmp_path / "browser")
 
 
 @pytest.mark.parametrize(
@@ -142,14 +178,15 @@ def test_what_cannot_be_evaluated_is_refused_before_training(tiny: Path, tmp_pat
 def test_the_command_tells_figures_and_writes_every_answer(tiny: Path, root: Path, tmp_path: Path) -> None:
     data = root / "recipes" / "northline" / "heldout.jsonl"
     asked = ["eval", str(tiny), "--data", str(data), "--limit", "3", "--max-new-tokens", "6", "--max-length", "16"]
+    out = ["--out", str(tmp_path / "report.json")]
 
-    done = CliRunner().invoke(app, [*asked, "--metrics", "rouge,exact_match", "--out", str(tmp_path / "report.json")])
+    done = CliRunner().invoke(app, [*asked, "--metrics", "rouge,exact_match,regex", "--pattern", "[a-z]", *out])
 
     told = json.loads((tmp_path / "report.json").read_text())
     assert done.exit_code == 0
     assert (told["records"], told["prompts_cut"], len(told["answers"])) == (3, 3, 3)
-    assert set(told["scores"]) == {"rouge1", "rouge2", "rougeL", "exact_match"}
-    assert "Porter stemming on" in told["how"]["rouge"]
+    assert set(told["scores"]) == {"rouge1", "rouge2", "rougeL", "exact_match", "regex"}
+    assert told["scores"]["regex"]["mean"] == 1 and "Porter stemming on" in told["how"]["rouge"]
 
 
 def test_an_unknown_metric_is_refused(tiny: Path) -> None:

@@ -1,16 +1,19 @@
-"""The main job on real input, with what happens to real runs: an interrupt, a killed worker, a second run."""
+"""The main job on real input, with what happens to real runs: an interrupt, another machine, a killed worker."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 import yaml
+from s3_server import S3Server
 
 import fettle
 from fettle.serving.port import free_port
@@ -19,13 +22,24 @@ from program import fettle as command
 
 
 @pytest.fixture(scope="module")
-def recipe(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real model, real data, two workers, ZeRO 2; a few steps."""
+def bucket(s3: S3Server) -> Iterator[str]:
+    """Its name; whatever this process starts is let in."""
+    s3.fs.create_dir("lines")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in s3.env.items():
+            patch.setenv(key, value)
+        yield "lines"
+
+
+@pytest.fixture(scope="module")
+def recipe(shared: Path, s3: S3Server, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real model, real data, two workers, ZeRO 2; a few steps; kept in a bucket."""
     stage = {"batch": {"tokens": 1024}, "max_length": 256, "checkpoint": {"every": 2}, "lr": 5e-4}
     told = {
         "name": "real",
         "base": str(shared / "models" / "stories260K-hd32"),
         "cluster": {"workers": 2, "zero": 2},
+        "storage": {"uri": f"s3://{bucket}/tests", "endpoint": s3.endpoint},
         "stages": [
             {"name": "domain", "kind": "pretrain", "data": str(shared / "data/pretrain/rust_book.jsonl")}
             | stage
@@ -47,17 +61,18 @@ def steps_of(out: Path, stage: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def run(recipe: Path) -> dict[str, object]:
-    """A run interrupted in its second stage, run again, and that time robbed of a worker."""
-    out = recipe.parent / "out"
-    first = started("run", recipe, "--out", out)
-    wait_until(lambda: len(steps_of(out, "instruct")) >= 5, first)
+    """A run interrupted in its second stage, run again on another machine, and that time robbed of a worker."""
+    lost, out = recipe.parent / "lost" / "out", recipe.parent / "out"
+    first = started("run", recipe, "--out", lost)
+    wait_until(lambda: len(steps_of(lost, "instruct")) >= 5, first)
     children = descendants(first)
     first.send_signal(signal.SIGINT)
     said = first.communicate(timeout=60)[0]
     seen = {"out": out, "rc": first.returncode, "said": said, "left": still_there(children)}
+    before = len(steps_of(lost, "instruct"))
+    shutil.rmtree(lost)
 
     second = started("run", recipe, "--out", out)
-    before = len(steps_of(out, "instruct"))
     wait_until(lambda: len(steps_of(out, "instruct")) >= before + 4, second)
     worker = next(one for one in descendants(second) if one.name().startswith("ray::RayTrain"))
     psutil.Process(worker.pid).kill()
@@ -73,6 +88,14 @@ def test_an_interrupt_exits_130_and_leaves_no_process(run: dict[str, object]) ->
 
 def test_the_second_run_survives_a_killed_worker(run: dict[str, object]) -> None:
     assert run["second rc"] == 0, run["second said"]
+
+
+def test_another_machine_goes_on_from_what_is_in_the_bucket(run: dict[str, object]) -> None:
+    said = str(run["second said"])
+
+    assert "domain's result is fetched from s3://lines/tests/out" in said, said
+    assert "instruct's checkpoint step-000000" in said
+    assert "storage   all of it is in s3://lines/tests/out" in said
 
 
 def test_every_repeated_step_has_the_loss_it_had(run: dict[str, object]) -> None:

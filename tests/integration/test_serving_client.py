@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from schemathesis import BaseSchema
 from schemathesis.config import SchemathesisConfig
 
 from conforming import tried
+from fettle.data.record import Message, Prompt, Record
+from fettle.errors import UserError
+from fettle.evaluate.endpoint import Endpoint, why_away
+from fettle.pipeline.answered import Answered
+from fettle.pipeline.judged import compared
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import access_file
 from live import COMPLETE, COUNT, Live, farthest, greedy, live
@@ -84,6 +90,22 @@ def test_an_answer_is_held_to_a_schema_and_a_tool_is_called(client: openai.OpenA
     choice: Any = {"type": "function", "function": {"name": "weather"}}
     (call,) = client.chat.completions.create(**asked, tools=[tool], tool_choice=choice).choices[0].message.tool_calls
     assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+
+
+def test_it_is_a_judge_of_other_models_answers(at: Live, keys: KeyFile, tmp_path: Path) -> None:
+    verdicts = {"choice": ["[[A]]", "[[B]]", "[[C]]"]}  # what a model this small would never say by itself
+    asked = Record(Path("p.jsonl"), 1, prompt=Prompt((Message("user", "Which train?"),)))
+    sides = Answered("mine", ("The Heron.", "No."), 0, 0, 0.0), Answered("base", ("A dog.", "No."), 0, 0, 0.0)
+    judge = Endpoint(f"{at.url}/v1", "polite", keys.create("judge"), {"temperature": 0, "structured_outputs": verdicts})
+
+    first, second = compared(judge, [asked] * 2, *sides, "wit", tmp_path, lambda text: None)
+
+    assert first in ("won", "tied", "lost", "inconsistent") and second == "tied"
+    (file,) = tmp_path.glob("mine-judged-*.jsonl")
+    assert {json.loads(file.read_text())[key] for key in ("as_a", "as_b")} <= set(verdicts["choice"])
+    assert why_away(judge) is None and "401" in str(why_away(replace(judge, key="wrong")))
+    with pytest.raises(UserError, match="refuses: 401"):
+        compared(replace(judge, key="wrong"), [asked] * 2, *sides, "cheer", tmp_path, lambda text: None)
 
 
 def test_mistakes_are_errors_of_openais_client(client: openai.OpenAI, at: Live, keys: KeyFile) -> None:

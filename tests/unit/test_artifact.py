@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fettle.artifact import Artifact, digest_folder, is_artifact, new_artifact, read_artifact
+from fettle.artifact import Artifact, _code_in, code_version, digest_folder, is_artifact, new_artifact, read_artifact
 from fettle.errors import FettleError, UserError
 
 FILES = {"model.safetensors": b"weights", "tokenizer.json": b"{}", "deep/more.json": b"[]"}
@@ -43,10 +45,38 @@ def test_an_artifact_says_what_it_was_made_from(tmp_path):
         "versions": {"torch": "2"},
         "metrics": {"loss": {"first": 2.0, "last": None}},
         "licences": ("MIT",),
+        "unlicensed": ("chat.jsonl",),
     }
     made = make(tmp_path / "sft", **told)
     assert (made.path, made.kind, made.name, made.fingerprint) == (tmp_path / "sft", "model", "sft", "f")
     assert {key: getattr(made, key) for key in told} == told
+
+
+def test_an_artifact_says_by_which_code_it_was_made(tmp_path):
+    assert make(tmp_path / "sft").code == code_version() != ""
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_code_is_its_checkouts_commit_and_what_was_changed_since(tmp_path):
+    package = tmp_path / "platform" / "fettle"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    assert _code_in(package).startswith("fettle ")  # a checkout that it is installed inside of
+    git("add", ".")
+    git("commit", "-m", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    assert _code_in(package) == f"commit {commit}"
+    told = []
+    for text in ("x = 1", "x = 2", "x = 1"):
+        (package / "new.py").write_text(text)
+        told.append(_code_in(package))
+    assert told[0].startswith(f"commit {commit}, changed (source ") and told[0] == told[2] != told[1]
 
 
 def test_a_finished_artifact_lies_alone_in_its_folder(tmp_path):

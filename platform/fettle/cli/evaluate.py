@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from fettle.cli.data.sources import SetOption, TemplateOption, load_template, specs_of
+from fettle.cli.entry import evaluate_entry_command
 from fettle.errors import UserError, did_you_mean
 from fettle.recipe.evaluate import GenerateSpec, LossName, LossSpec, MetricName
 
 if TYPE_CHECKING:
+    from fettle.data.record import Record
     from fettle.pipeline.evaluated import Evaluation, Measurement
 
 
@@ -21,12 +23,18 @@ def evaluate_command(
         str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="A folder, an artifact, a hub id.", show_default=False)
     ],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(help="Questions with answers, or text for loss: a file, a glob, a folder.", show_default=False),
-    ],
+    ] = None,
     metrics: Annotated[
-        str, typer.Option(help="With commas: of answers rouge, exact_match; of the records' tokens loss, perplexity.")
+        str,
+        typer.Option(
+            help="With commas: of answers rouge, exact_match, accuracy, f1, regex; of the tokens loss, perplexity."
+        ),
     ] = "rouge",
+    pattern: Annotated[
+        str | None, typer.Option(help="Of regex: the expression looked for in answers.", show_default=False)
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many records.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of the longest answer; 128 by default.", show_default=False)
@@ -34,6 +42,20 @@ def evaluate_command(
     max_length: Annotated[
         int | None,
         typer.Option(min=8, help="Tokens of the longest prompt, or record; longer ones are cut and counted."),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Records that stand before each prompt as worked examples: a file.", show_default=False),
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=1, max=64, help="How many of them; 2 by default.", show_default=False)
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of all of these, an entry of a recipe's `evaluate`, in YAML: `{kind: judge, …}`.",
+            show_default=False,
+        ),
     ] = None,
     chat_template: TemplateOption = None,
     set_: SetOption = None,
@@ -43,8 +65,16 @@ def evaluate_command(
 ) -> None:
     """Measure a model's greedy answers to prompts against those beside them, or its loss. Prompts are rendered as in
     training."""
+    if entry is not None:
+        _check_alone({"--data": data, "--pattern": pattern, "--limit": limit, "--max-new-tokens": max_new_tokens})
+        _check_alone({"--max-length": max_length, "--shots": shots, "--few-shot": few_shot, "--set": set_ or None})
+        evaluate_entry_command(model, entry, load_template(chat_template), out)
+        return
+    if data is None:
+        raise UserError("nothing to measure the model on", field="--data", fix="give --data FILE, or --entry")
     names = _names(metrics)
-    spec = _spec(data, names, limit, max_new_tokens, max_length, set_)
+    answered = {"max_new_tokens": max_new_tokens, "pattern": pattern, "shots": shots, "few_shot": few_shot}
+    spec = _spec(data, names, {"limit": limit, "max_length": max_length}, answered, set_)
     from dataclasses import asdict, replace
     from json import dumps
 
@@ -56,7 +86,8 @@ def evaluate_command(
     from fettle.pipeline.console import quiet
 
     with quiet(Path(os.devnull)) as console:  # progress bars, and what libraries find missing
-        from fettle.pipeline.evaluation import evaluate, questions
+        from fettle.pipeline.answering import chosen_shots, evaluate, questions
+        from fettle.pipeline.few_shot import choose
         from fettle.pipeline.origin import folder_origin
         from fettle.pipeline.perplexity import measure
 
@@ -73,9 +104,20 @@ def evaluate_command(
             told = f"{lost.tokens:,} loss-bearing tokens, {lost.records_cut:,} records cut at {lost.max_length} tokens"
         else:
             console.print(f"{len(asked):,} prompts of {data}", markup=False)
-            said, rows = evaluate(origin, asked, spec, name=model, field="--max-new-tokens")
+            worked: list[Record] = []
+            if spec.shots is not None:
+                candidates = choose([open_source(spec.shots, Path, field="--shots")], [one.prompt for one in asked])
+                worked = chosen_shots(origin, spec, candidates, field="--max-new-tokens")
+                if not worked:
+                    raise UserError(
+                        f"{shots} has no example that asks something else than the prompts and leaves room for one",
+                        field="--shots",
+                    )
+            said, rows = evaluate(origin, asked, spec, name=model, shots=worked, field="--max-new-tokens")
             found = said
             told = f"{said.prompts_cut:,} prompts cut, {said.answers_unended:,} answers ended by max_new_tokens"
+            if worked:
+                told += f", after {len(worked)} examples, {said.prompts_with_fewer:,} with room for fewer"
         table = Table(box=None, pad_edge=False)
         for name in ("metric", "mean", "95 % interval"):
             table.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
@@ -87,6 +129,12 @@ def evaluate_command(
         each = "answers" if isinstance(spec, GenerateSpec) else "losses"
         replace_text(out, dumps(asdict(found) | {each: rows}, indent=2, ensure_ascii=False) + "\n")
         typer.echo(f"report    {out}")
+
+
+def _check_alone(others: dict[str, Any]) -> None:
+    for option, given in others.items():
+        if given is not None:
+            raise UserError("an entry says all by itself", field=option, fix="say it in --entry")
 
 
 def _names(metrics: str) -> tuple[str, ...]:
@@ -109,21 +157,25 @@ def _names(metrics: str) -> tuple[str, ...]:
 
 
 def _spec(
-    data: str,
-    names: tuple[str, ...],
-    limit: int | None,
-    max_new_tokens: int | None,
-    max_length: int | None,
-    set_: list[str] | None,
+    data: str, names: tuple[str, ...], told: dict[str, Any], answered: dict[str, Any], set_: list[str] | None
 ) -> GenerateSpec | LossSpec:
-    """The settings as a recipe has them. Raises UserError for one that has no effect."""
-    (source,) = specs_of([data], set_)
-    told: dict[str, Any] = {"data": source, "limit": limit, "max_length": max_length}
+    """The settings as a recipe has them. answered: those that only answers have. Raises UserError for one that has no
+    effect."""
+    (told["data"],) = specs_of([data], set_)
+    given = {key: value for key, value in answered.items() if value is not None}
     if names[0] in get_args(LossName):
-        if max_new_tokens is not None:
-            raise UserError(f"nothing is answered for {', '.join(names)}", field="--max-new-tokens", fix="remove it")
+        for key in given:
+            option = f"--{key.replace('_', '-')}"
+            raise UserError(f"nothing is answered for {', '.join(names)}", field=option, fix="remove it")
         return LossSpec(kind="loss", **told)
-    if max_new_tokens is not None:
-        told["max_new_tokens"] = max_new_tokens
-    metrics: Any = names
-    return GenerateSpec(kind="generate", metrics=metrics, **told)
+    if ("pattern" in given) != ("regex" in names):
+        raise UserError("--metrics regex and --pattern EXPRESSION go together", field="--pattern")
+    if "few_shot" in given and "shots" not in given:
+        raise UserError("there are no examples", field="--few-shot", fix="name a file of them with --shots")
+    from pydantic import ValidationError
+
+    try:
+        return GenerateSpec.model_validate({"kind": "generate", "metrics": names, **told, **given})
+    except ValidationError as error:
+        told_why = str(error.errors()[0]["ctx"]["error"])
+        raise UserError(told_why.removeprefix("pattern: "), field="--pattern") from None

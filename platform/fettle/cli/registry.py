@@ -29,6 +29,7 @@ def publish_command(
     from fettle.serving.publish import publish
 
     version = publish(folder, registry=registry, name=name, alias=alias, base=base)
+    _tell(registry, version.name, folder)
     typer.echo(f"{version.id} is {version.name}@{alias} ({version.size / 2**20:.1f} MiB, {version.digest[:19]})")
     if alias == CANDIDATE:
         typer.echo(f"ask for it as {version.name}@candidate; then: fettle promote {version.name}@candidate")
@@ -59,6 +60,7 @@ def promote_command(
         typer.echo(f"fettle rollback {name} ends that; fettle promote {name}@{moved.alias} gives it all of them")
         return
     moved = promote(there, wanted, alias)
+    _tell(registry, moved.version.name)
     was = "" if moved.before is None else f", was {moved.version.name}:{moved.before}"
     typer.echo(f"{moved.version.name}@{alias} is {moved.version.id}{was}")
 
@@ -71,6 +73,7 @@ def rollback_command(
     from fettle.registry.moves import roll_back
 
     moved = roll_back(FolderRegistry(registry), name, alias)
+    _tell(registry, name)
     if moved.canary is not None:
         typer.echo(f"{name}@{moved.canary.alias} is asked by its own name only; production is as it was")
         return
@@ -108,8 +111,20 @@ def adapters_command(registry: _Registry) -> None:
         typer.echo(f"nothing is published in {there.root}")
     for line in lines_of(("version", "kind", "aliases", "size", "published", "digest"), rows):
         typer.echo(line)
-    for name in there.names():
+    for name in there.with_canary():
         if (canary := there.canary(name)) is not None:
             what = "copies of " if canary.is_shadow else ""
             ended = f", stopped: {canary.stopped}" if canary.stopped else ""
             typer.echo(f"canary: {what}{canary.percent:g} % of {name} to {name}@{canary.alias}{ended}")
+
+
+def _tell(registry: Path, name: str, published: Path | None = None) -> None:
+    """Has the tracker told, where there is one. published: what was, whose own run may say which that is."""
+    from fettle.pipeline.mirror import link, link_of, tell_in_background, told_of_name
+
+    try:
+        if published is not None and told_of_name(registry, name) is None and (uri := link_of(published)) is not None:
+            link(registry, name, uri)
+        tell_in_background(registry, name)
+    except OSError as error:  # of a registry that others may write to
+        typer.echo(f"tracking  not told: {error}")

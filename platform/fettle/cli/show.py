@@ -40,6 +40,7 @@ def show_command(
 
 
 def _published(what: str, folder: Path, registry: Path | None, card: Path | None) -> None:
+    from fettle.pipeline.mirror import told_of_name
     from fettle.registry.folder import FolderRegistry
 
     if registry is None:
@@ -51,6 +52,9 @@ def _published(what: str, folder: Path, registry: Path | None, card: Path | None
     aliases = sorted(alias for alias, number in there.aliases(version.name).items() if number == version.number)
     _line("version", ", ".join([version.id, *(f"{version.name}@{alias}" for alias in aliases)]))
     _line("published", version.published)
+    told = told_of_name(registry, version.name)
+    if told is not None and version.number <= told.last and told.number(version.number) != version.number:
+        _line("in MLflow", f"version {told.number(version.number)} of {version.name}")
     _descent(version.folder, folder, card, version.id)
 
 

@@ -88,7 +88,8 @@ def from_hub(name: str, part: HubSpec, *, said: str = "", **where: Any) -> Path:
     folder = cache_folder("hub") / name.replace("/", "--") / _digest(chosen)
     split = re.sub(r"[^\w.-]", "_", part.split)
     try:
-        commit = HfApi().dataset_info(name, revision=part.revision, timeout=_CONNECT_S).sha
+        found = HfApi().dataset_info(name, revision=part.revision, timeout=_CONNECT_S)
+        commit, card = found.sha, found.card_data
     except RepositoryNotFoundError as error:
         fix = "if it is private: `hf auth login`"
         raise _error(f"{said}no such data set on the hub", name, where, fix=fix) from error
@@ -99,7 +100,7 @@ def from_hub(name: str, part: HubSpec, *, said: str = "", **where: Any) -> Path:
             return fetched[-1]
         if not isinstance(error, OfflineModeIsEnabled):
             raise _error(f"{said}the hub cannot be reached ({_reason(error)})", name, where) from error
-        commit = None
+        commit = card = None
     if commit is not None and (file := folder / f"{split}-{commit[:12]}.parquet").exists():
         return file
     with TemporaryDirectory(dir=_made(folder.parents[1])) as unpacked:
@@ -107,6 +108,9 @@ def from_hub(name: str, part: HubSpec, *, said: str = "", **where: Any) -> Path:
         rows = _load(name, part, commit, None if commit is None else unpacked, said, where)
         file = folder / f"{split}-{(commit or rows._fingerprint)[:12]}.parquet"
         _put(file, rows.to_parquet, name, where)
+    if card is not None:  # whose licence is told of what learns from the data
+        told = f"---\n{card.to_yaml()}\n---\n"
+        _put(folder / "README.md", lambda unfinished: unfinished.write_text(told, encoding="utf-8"), name, where)
     return file
 
 

@@ -6,12 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fettle.data.neutral import Neutral
-from fettle.data.record import Message
+from fettle.data.record import Message, Prompt
 
 
 def as_messages(turns: Sequence[Message], neutral: Neutral) -> list[dict[str, Any]]:
     """The turns of a conversation for a chat template, with no control token's name in any text of theirs."""
     return [_as_message(turn, neutral) for turn in turns]
+
+
+def as_given(prompt: Prompt) -> str | list[dict[str, Any]]:
+    """A prompt as files of answers have it: a text by itself; otherwise messages."""
+    if prompt.plain and len(prompt.turns) == 1:
+        return prompt.turns[0].content
+    return as_messages(prompt.turns, Neutral([]))
 
 
 def as_tools(tools: Sequence[Mapping[str, Any]], neutral: Neutral) -> list[dict[str, Any]] | None:

@@ -10,7 +10,8 @@ class Sampling:
     """How completions are drawn. Every value counts: nothing is taken from the model's generation_config.json but its
     end tokens, which end a completion unless `ignore_eos`.
 
-    temperature 0 is greedy. top_k 0 keeps all. seed: of each prompt's own generator; None draws a fresh one.
+    temperature 0 is greedy. top_k 0 keeps all. seed: of each prompt's own generator; None draws a fresh one. stop:
+    texts before which a completion ends.
     """
 
     max_new_tokens: int = 64
@@ -21,6 +22,7 @@ class Sampling:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,12 @@ class Completion:
     logprobs: tuple[float, ...]
     text: str
     finish_reason: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """Of a text every token but the first, given those before it: its log-probability in nats, and whether no token was
+    likelier."""
+
+    logprobs: tuple[float, ...]
+    are_likeliest: tuple[bool, ...]

@@ -16,14 +16,15 @@ from vllm.inputs import TokensPrompt
 
 from fettle.engine.adapters import Adapters, Version, finished
 from fettle.engine.env import EngineOptions, default_threads, device, engine_arguments
-from fettle.engine.sampling import Completion, Sampling
+from fettle.engine.sampling import Completion, Read, Sampling
 from fettle.errors import FettleError, UserError
 
 Prompt = str | Sequence[int]
 
 
 class Engine:
-    """A model that generates and scores in this process; made by `fettle.engine.start_engine`."""
+    """A model that generates and scores in this process; made by `fettle.engine.start_engine`. dtype: of what it
+    computes, `float32` or `bfloat16`."""
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         if device() == "cpu" and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
@@ -36,6 +37,7 @@ class Engine:
         self._has_lora = options.max_loras > 0
         self._sleeps = options.sleeps and device() == "gpu"
         self._meeting: dict[str, Any] | None = None
+        self.dtype = str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
         self.adapters = Adapters(self._llm.llm_engine)
 
     @property
@@ -65,6 +67,11 @@ class Engine:
         self, prompts: Sequence[Prompt], adapter: str | Sequence[str | None] | None = None
     ) -> list[tuple[float, ...]]:
         """For each prompt the log-probability in nats of every token but the first, given those before it."""
+        return [one.logprobs for one in self.read(prompts, adapter)]
+
+    def read(self, prompts: Sequence[Prompt], adapter: str | Sequence[str | None] | None = None) -> list[Read]:
+        """As `score`, and whether each token is the likeliest one. Raises UserError for a prompt of as many tokens as
+        the engine can hold: there has to be room for one more."""
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)  # vLLM has to generate one
         names = [adapter] * len(prompts) if adapter is None or isinstance(adapter, str) else list(adapter)
         if self._has_lora:
@@ -74,11 +81,12 @@ class Engine:
             answers = [answer for prompt, name in one_by_one for answer in self._run([prompt], params, [name])]
         else:
             answers = self._run(prompts, params, names)
-        scores = []
+        read = []
         for answer in answers:
-            tokens, found = answer.prompt_token_ids, answer.prompt_logprobs
-            scores.append(tuple(given[token].logprob for token, given in zip(tokens[1:], found[1:], strict=True)))
-        return scores
+            told = zip(answer.prompt_token_ids[1:], answer.prompt_logprobs[1:], strict=True)
+            found = [given[token] for token, given in told]
+            read.append(Read(tuple(one.logprob for one in found), tuple(one.rank == 1 for one in found)))
+        return read
 
     def add_adapter(self, name: str, folder: str | Path) -> Version | None:
         """Loads a new version of the adapter `name`; gives the version it replaces, for `drop_version`."""
@@ -159,6 +167,7 @@ def _params(sampling: Sampling, seed: int | None) -> SamplingParams:
         seed=seed,
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
+        stop=list(sampling.stop),
         logprobs=0,
     )
 

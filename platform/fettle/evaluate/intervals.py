@@ -7,8 +7,9 @@ record together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,3 +47,17 @@ def of_ratio(sums: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndar
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
     return Score(float(top.sum() / bottom.sum()), float(low), float(high), len(top))
+
+
+def of_statistic(
+    values: Sequence[Any], statistic: Callable[[list[Any]], float], seed: int, resamples: int = _RESAMPLES
+) -> Score:
+    """Any statistic of some values, such as a corpus' BLEU, with the interval of its resamples: slow, where there is no
+    closed form."""
+    dice = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        found.append(float(statistic([values[place] for place in dice.integers(len(values), size=len(values))])))
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return Score(float(statistic(list(values))), float(low), float(high), len(values))

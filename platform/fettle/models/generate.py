@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def generate(
     return [_without_end(said, end_ids) for said in made[:, 1 if is_seq2seq else width :].tolist()]
 
 
+class Draws(LogitsProcessor):
+    """Makes the likeliest token one that is drawn: logits / temperature plus Gumbel noise (Maddison et al. 2014,
+    arXiv:1411.0030, section 2), from a generator for each row, so that no answer depends on its neighbours."""
+
+    def __init__(self, temperature: float, seeds: Sequence[str]) -> None:
+        self._temperature = temperature
+        self._generators = [torch.Generator().manual_seed(_number(seed)) for seed in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        drawn = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self._generators]
+        noise = -torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return scores.float() / self._temperature + noise.to(scores.device)
+
+
 def like_lengths(lengths: Sequence[int], max_new_tokens: int, most: int) -> Iterator[list[int]]:
     """Positions in batches of like lengths, the longest first; with answers and padding at most `most` tokens each."""
     left = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
@@ -78,3 +93,7 @@ def like_lengths(lengths: Sequence[int], max_new_tokens: int, most: int) -> Iter
 def _without_end(said: list[int], end_ids: Sequence[int]) -> tuple[list[int], bool]:
     ends = [place for place, token in enumerate(said) if token in end_ids]
     return (said[: ends[0]] if ends else said), bool(ends)
+
+
+def _number(seed: str) -> int:
+    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big")

@@ -21,6 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fettle.artifact import library_versions, new_artifact
 from fettle.errors import UserError
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
+from fettle.models.interpolate import Search, interpolated
+from fettle.models.licences import inherited
 from fettle.models.mergeable import why_not_merged
 from fettle.models.tied import untie
 from fettle.recipe.merge import DEFAULT_DENSITY, Method
@@ -28,7 +30,8 @@ from fettle.recipe.merge import DEFAULT_DENSITY, Method
 
 @dataclass(frozen=True)
 class Combination:
-    """Adapters of one base, and how their updates become one. weights: one an adapter; no effect on a single one."""
+    """Adapters of one base, and how their updates become one; without any the base as it is. weights: one an adapter;
+    no effect on a single one."""
 
     base: Path
     adapters: tuple[Path, ...]
@@ -44,6 +47,8 @@ def merged_weights(told: Combination) -> PreTrainedModel:
     for folder in told.adapters:
         if reason := why_not_merged(folder, several=several):
             raise UserError(f"it cannot be merged: {reason}", file=folder)
+    if not told.adapters:
+        return load_weights(told.base, torch.float32)
     model = _loaded(load_weights(told.base, torch.float32), told.adapters)
     untie(model)
     if not several:
@@ -81,10 +86,13 @@ def write_merged(
     chat_template: str | None,
     may_commit: Callable[[], None] = lambda: None,
     recipe: str = "",
+    search: Search | None = None,
 ) -> None:
-    """Writes the merged weights, in the base's type, with its tokenizer, as an artifact."""
+    """Writes the merged weights, in the base's type, with its tokenizer, as an artifact. search: by which they
+    come to lie between the untuned ones and these; None leaves them."""
     began = time.monotonic()
     model: Any = merged_weights(told)
+    between = {"interpolation": interpolated(model, search, dtype_of(told.base))} if search is not None else {}
     digests = [digest_of(folder) for folder in told.adapters]
     tokenizer = as_its_base(model, told.base, end_ids, chat_template)
     with new_artifact(
@@ -98,7 +106,8 @@ def write_merged(
         data={str(folder): digest for folder, digest in zip(told.adapters, digests, strict=True)},
         seed=told.seed,
         versions=library_versions(),
-        metrics=untrained(time.monotonic() - began),
+        metrics=untrained(time.monotonic() - began) | between,
+        **inherited([told.base, *told.adapters]),
     ) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

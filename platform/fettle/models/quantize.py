@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from fettle.artifact import library_versions, new_artifact
 from fettle.models.base import digest_of, dtype_of, load_weights
+from fettle.models.licences import inherited
 from fettle.models.merge import Combination, as_its_base, merged_weights, untrained
 from fettle.models.quantizable import quantized_layers
 
@@ -82,6 +83,7 @@ def write_quantized(
         versions=library_versions() | {"compressed-tensors": metadata.version("compressed-tensors")},
         metrics=untrained(time.monotonic() - began),
         quantized={"bits": bits, "group": group},
+        **inherited(one for one in (base, adapter) if one is not None),
     ) as folder:
         model.save_pretrained(folder)
         compressor.update_config(folder)

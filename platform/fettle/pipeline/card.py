@@ -14,7 +14,7 @@ def card(descents: Sequence[Descent], name: str) -> str:
     """Markdown under a head of YAML. descents: of the artifact, then of what it was made from. name: the heading."""
     first = descents[0].artifact
     head: dict[str, Any] = {"library_name": "peft" if first.kind == "adapter" else "transformers"}
-    if len(first.licences) == 1:
+    if len(first.licences) == 1 and not first.unlicensed:
         head["license"] = first.licences[0].lower()
     if first.base is not None:
         head["base_model"] = first.base["path"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fettle.artifact import is_artifact, read_artifact
@@ -18,7 +18,8 @@ LONGEST = 2048
 @dataclass(frozen=True)
 class Evaluation:
     """How good a model's answers are. prompts_cut: longer ones than it was given; answers_unended: those that
-    `max_new_tokens` ended. scores: by name, `Score` as keys. how: what else decides them."""
+    `max_new_tokens` ended. scores: by name, `Score` as keys. how: what else decides them. shots: worked examples before
+    each prompt; prompts_with_fewer: prompts that left room for fewer. file: its answers', in a run's `evaluations/`."""
 
     model: str
     data: str
@@ -30,6 +31,14 @@ class Evaluation:
     scores: dict[str, dict[str, float]]
     how: dict[str, str]
     kind: str = "generate"
+    shots: int = 0
+    prompts_with_fewer: int = 0
+    file: str = ""
+
+    @property
+    def examples(self) -> str:
+        """`2 examples`."""
+        return f"{self.shots} example{'' if self.shots == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,40 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The base a run began from and the last stage's result, on the same records."""
+class TaskScores:
+    """What a model comes to in tasks of lm-evaluation-harness. records: documents of all tasks; requests_cut: longer
+    ones than the model can read, of which the beginning was left out. scores: by name (`TASK.METRIC`), `Score` as keys.
+    falling: those of them of which less is better. how: what else decides them."""
 
-    before: Evaluation | Measurement
-    after: Evaluation | Measurement
+    model: str
+    data: str
+    records: int
+    requests_cut: int
+    seconds: float
+    scores: dict[str, dict[str, float]]
+    falling: tuple[str, ...]
+    how: dict[str, str]
+    kind: str = "harness"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The base a run began from and the last stage's result, on the same records. few_shot: the base after worked
+    examples, where there are some."""
+
+    before: Evaluation | Measurement | TaskScores
+    after: Evaluation | Measurement | TaskScores
+    few_shot: Evaluation | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Preferred(Comparison):
+    """Two models' answers to the same prompts, compared one by one. by: who compares them. counts: prompts by how it
+    went for the result (`won`, `tied`, `lost`); of a judge also how many pairs were `same`, `inconsistent` (tied: it
+    changed its mind with the order) and `unparsed` (left out: it gave no verdict)."""
+
+    by: str
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True)

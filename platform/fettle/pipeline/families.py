@@ -56,6 +56,9 @@ def check_family(recipe: Recipe, stage: PlannedStage) -> None:
         wanted = ", or ".join(_CALLED[one] for one in _NEEDS[spec.kind])
         got = f"a stage of kind {spec.kind} cannot begin from {stage.origin.root.name}, {_CALLED[family]}"
         raise error("kind", got, expected=wanted)
+    if getattr(spec, "kl_to_base", None) is not None and family != "causal":
+        got = f"{stage.origin.root.name} is {_CALLED[family]}, and kl_to_base compares next tokens"
+        raise error("kl_to_base", got, expected=_CALLED["causal"], fix="remove it, or replay earlier data")
     if family == "masked" and stage.adapter.kind not in _FOR_ENCODERS:
         got = f"adapter {stage.adapter.kind} is not for {stage.origin.root.name}, {_CALLED[family]}"
         raise error("adapter", got, expected=", ".join(_FOR_ENCODERS))

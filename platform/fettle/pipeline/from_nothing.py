@@ -19,13 +19,13 @@ from fettle.errors import UserError
 from fettle.models.base import digest_of, load_tokenizer, resolve_base
 from fettle.models.family import family_of_config
 from fettle.models.fresh import fresh_config, write_fresh
+from fettle.models.licences import MADE
 from fettle.pipeline.console import quiet
 from fettle.pipeline.origin import Origin
 from fettle.pipeline.planned import PlannedSource, hash_of
 from fettle.recipe import Recipe
 from fettle.recipe.from_nothing import DEFAULT_VOCABULARY, FromNothing, TokenizerSpec
 
-_MADE = "made.json"
 _MOST_CHARACTERS = 64 << 20
 _FEWEST_TOKENS = 300  # the 256 bytes, special tokens, and hardly anything learned
 
@@ -66,15 +66,15 @@ def fresh_origin(
         with new_folder(folder) as partial, quiet(Path(os.devnull)):
             made["weights"] = write_fresh(partial, config, tokenizer, recipe.seed)
             _check_same(tokenizer, partial, **where)
-            (partial / _MADE).write_text(json.dumps(made | {"tokens": len(tokenizer)}), encoding="utf-8")
+            (partial / MADE).write_text(json.dumps(made | {"tokens": len(tokenizer)}), encoding="utf-8")
     return Origin(folder, folder, f"nothing:{identity}")
 
 
 def what_was_made(root: Path) -> str | None:
     """What to tell of a base that was made from nothing; None of any other."""
-    if not (root / _MADE).is_file():
+    if not (root / MADE).is_file():
         return None
-    made = json.loads((root / _MADE).read_text(encoding="utf-8"))
+    made = json.loads((root / MADE).read_text(encoding="utf-8"))
     told = f"base: {made['weights']:,} random weights and a vocabulary of {made['tokens']:,} tokens"
     if "characters" in made:
         told += (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fettle.errors import FettleError, GateFailed, UserError
+from fettle.errors import FettleError, GateFailed, Interrupted, UserError
+from fettle.evaluate.parity import Parity
 from fettle.models.family import family_of
 from fettle.pipeline.evaluated import Comparison
 from fettle.pipeline.planned import Planned
@@ -20,7 +21,7 @@ from fettle.serving.publish import publish
 @dataclass(frozen=True)
 class Check:
     """A score that the recipe bounds. value: the result's mean, or how much better that is than the base's (is_gain):
-    above it, or (is_loss) below it. least, most: the bound, of which there is one."""
+    above it, or (is_loss) below it. least, most: the bound, of which there is one. than: what a gain is over."""
 
     data: str
     score: str
@@ -29,6 +30,7 @@ class Check:
     least: float | None = None
     most: float | None = None
     is_loss: bool = False
+    than: str = "the base"
 
     @property
     def is_met(self) -> bool:
@@ -41,27 +43,52 @@ class Check:
         assert bound is not None
         return bound
 
+    @property
+    def in_short(self) -> str:
+        """`rouge1 0.210, wanted 0.300`."""
+        value, bound = self._numbers()
+        return f"{self.score} {value}, wanted {'at most ' if self.least is None else ''}{bound}"
+
     def __str__(self) -> str:
-        what, sign = f"{self.score} on {Path(self.data).name}", "+" if self.is_gain else ""
+        value, bound = self._numbers()
+        what = f"{self.score} on {Path(self.data).name}"
+        return f"{what}: {value}, at {'most' if self.least is None else 'least'} {bound} wanted"
+
+    def _numbers(self) -> tuple[str, str]:
+        sign = "+" if self.is_gain else ""
         # A bound that is missed by less than is shown would read as one that is met.
         digits = 3 if self.is_met or f"{self.value:.3f}" != f"{self._bound:.3f}" else 6
         value, bound = (f"{number:{sign}z.{digits}f}" for number in (self.value, self._bound))
-        told = f"{value} {'under' if self.is_loss else 'over'} the base" if self.is_gain else value
-        return f"{what}: {told}, at {'most' if self.least is None else 'least'} {bound} wanted"
+        return f"{value} {'under' if self.is_loss else 'over'} {self.than}" if self.is_gain else value, bound
+
+
+def goal(checks: Sequence[Check]) -> str | None:
+    """`goal met`, or `goal not met: rouge1 0.210, wanted 0.300`; None where the recipe wants nothing."""
+    missed = [check.in_short for check in checks if not check.is_met]
+    if missed:
+        return f"goal not met: {'; '.join(missed)}"
+    return "goal met" if checks else None
 
 
 @dataclass(frozen=True)
 class Verdict:
     """checks: all that the recipe wants of its evaluations. published: the version that the result is from now on.
-    why_not: what keeps it from being one."""
+    why_not: what keeps it from being one. parity: of the result in the engine, where it was looked at."""
 
     checks: tuple[Check, ...] = ()
     published: str | None = None
     why_not: FettleError | None = None
+    parity: Parity | None = None
 
 
-def judge(recipe: Recipe, compared: Sequence[Comparison], artifact: Path) -> Verdict:
-    """Publishes the last stage's result, where the recipe says so and every check is met."""
+def judge(
+    recipe: Recipe,
+    compared: Sequence[Comparison],
+    artifact: Path,
+    parity: Callable[[], Parity | None] = lambda: None,
+) -> Verdict:
+    """Publishes the last stage's result, where the recipe says so, every check is met, and an engine computes what was
+    trained. parity: finds that out; asked of what would be published alone."""
     made = tuple(check for spec, one in zip(recipe.evaluate, compared, strict=True) for check in _checks(spec, one))
     missed = [str(check) for check in made if not check.is_met]
     if missed:
@@ -69,14 +96,21 @@ def judge(recipe: Recipe, compared: Sequence[Comparison], artifact: Path) -> Ver
         return Verdict(made, why_not=GateFailed(f"the gate is shut: {'; '.join(missed)}; {kept}"))
     if recipe.publish is None:
         return Verdict(made)
-    registry = recipe.resolve(recipe.publish.registry)
+    registry, found = recipe.resolve(recipe.publish.registry), None
     try:
+        found = parity()
+        if found is not None and not found.is_met:
+            told = f"nothing is published: {found.why_not}; the result is kept in {artifact}"
+            return Verdict(made, why_not=GateFailed(told), parity=found)
         version = publish(artifact, registry=registry, name=_name(recipe), alias=recipe.publish.alias)
-    except UserError as error:
-        return Verdict(made, why_not=error)
+    except Interrupted:
+        raise
+    except FettleError as error:
+        return Verdict(made, why_not=error, parity=found)
     except OSError as error:
-        return Verdict(made, why_not=FettleError(f"{artifact} could not be published in {registry}: {error}"))
-    return Verdict(made, version.id)
+        why_not = FettleError(f"{artifact} could not be published in {registry}: {error}")
+        return Verdict(made, why_not=why_not, parity=found)
+    return Verdict(made, version.id, parity=found)
 
 
 def _checks(spec: EvaluateSpec, one: Comparison) -> Iterator[Check]:
@@ -86,16 +120,20 @@ def _checks(spec: EvaluateSpec, one: Comparison) -> Iterator[Check]:
         if spec.budget is not None:
             yield Check(data, "forgetting", False, after["forgetting"], most=spec.budget, is_loss=True)
         return
-    if isinstance(spec, LossSpec):
-        for score, most in spec.at_most.items():
-            yield Check(data, score, False, after[score], most=most, is_loss=True)
-        for score, least in spec.gain.items():
-            yield Check(data, score, True, before[score] - after[score], least, is_loss=True)
-        return
-    for score, least in spec.at_least.items():
+    falling = tuple(after) if isinstance(spec, LossSpec) else getattr(one.after, "falling", ())
+    for score, most in _bounds(spec, "at_most"):
+        yield Check(data, score, False, after[score], most=most, is_loss=True)
+    for score, least in _bounds(spec, "at_least"):
         yield Check(data, score, False, after[score], least)
-    for score, least in spec.gain.items():
-        yield Check(data, score, True, after[score] - before[score], least)
+    than = "the base" if one.before.model == "base" else one.before.model
+    for score, least in _bounds(spec, "gain"):
+        gained = before[score] - after[score] if score in falling else after[score] - before[score]
+        yield Check(data, score, True, gained, least, is_loss=score in falling, than=than)
+
+
+def _bounds(spec: EvaluateSpec, key: str) -> list[tuple[str, float]]:
+    """Score and bound; none of a spec without such a key."""
+    return list(getattr(spec, key, {}).items())
 
 
 def check_publishable(recipe: Recipe, stages: Sequence[Planned]) -> None:

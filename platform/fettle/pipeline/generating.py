@@ -14,9 +14,7 @@ import ray
 
 from fettle.artifact import library_versions
 from fettle.cluster import available_cpus, available_gpus, ray_session
-from fettle.data.neutral import Neutral
-from fettle.data.record import Prompt
-from fettle.data.served import as_messages
+from fettle.data.served import as_given
 from fettle.data.sources import OpenSource
 from fettle.engine.env import Dtype, EngineOptions, device
 from fettle.engine.sampling import Sampling
@@ -35,7 +33,6 @@ _MOST_SAMPLES = 64  # that vLLM is let draw for one request (engine/env.py)
 _SEQUENCES = {"cpu": 64, "gpu": 256}
 _ANSWER_TIMEOUT_S = 6 * 3600.0
 _TELL_EVERY_S = 10.0
-_ALL_STAYS = Neutral([])
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,7 @@ def _row(one: Unanswered, answered: Answered) -> dict[str, Any]:
     return {
         "file": str(record.file),
         "line": record.line,
-        "prompt": _as_given(record.prompt),
+        "prompt": as_given(record.prompt),
         **({"tools": list(record.tools)} if record.tools else {}),
         **one.answerer.told,
         "answers": [
@@ -198,13 +195,6 @@ def _row(one: Unanswered, answered: Answered) -> dict[str, Any]:
             for said in answered.completions
         ],
     }
-
-
-def _as_given(prompt: Prompt) -> str | list[dict[str, Any]]:
-    """A text by itself; otherwise messages."""
-    if prompt.plain and len(prompt.turns) == 1:
-        return prompt.turns[0].content
-    return as_messages(prompt.turns, _ALL_STAYS)
 
 
 def _called(one: Answerer) -> str:

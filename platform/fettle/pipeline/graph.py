@@ -11,7 +11,7 @@ from fettle.artifact import digest_file
 from fettle.data.files import suffix_of
 from fettle.data.sources import open_source
 from fettle.errors import UserError
-from fettle.models.base import resolve_base, resolve_template
+from fettle.models.base import digest_of, resolve_base, resolve_template
 from fettle.models.precision import resolve_precision
 from fettle.pipeline.adapters import adapter_of, room_for
 from fettle.pipeline.distilling import folder_teacher
@@ -36,9 +36,8 @@ from fettle.registry.reference import parsed
 
 DEFAULT_LENGTH = 2048
 # Of a stage's keys those that change nothing in what it computes, or are in its fingerprint in resolved form.
-_CHANGES_NOTHING: Any = dict.fromkeys(
-    ("name", "checkpoint", "data", "replay", "cluster", "adapter", "from_", "base", "max_length", "teacher"), True
-) | {"heldout": {"data"}}
+_RESOLVED = ("data", "replay", "cluster", "adapter", "from_", "base", "max_length", "teacher", "kl_to_base")
+_CHANGES_NOTHING: Any = dict.fromkeys(("name", "checkpoint", *_RESOLVED), True) | {"heldout": {"data"}}
 
 
 def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Planned]:
@@ -49,7 +48,9 @@ def plan_stages(recipe: Recipe, out: Path, until: str | None = None) -> list[Pla
     planned: dict[str, Planned] = {}
     for stage in recipe.stages:
         if isinstance(stage, MergeStage):
-            planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned, out), out)
+            at = f"stages.{stage.name}.interpolate.data"
+            probed = _source(recipe, at, stage.interpolate.data, 1.0) if stage.interpolate is not None else None
+            planned[stage.name] = plan_merge(recipe, stage, _origins(recipe, stage, planned, out), probed, out)
         elif isinstance(stage, QuantizeStage):
             planned[stage.name] = plan_quantize(recipe, stage, _origins(recipe, stage, planned, out)[0], out)
         elif isinstance(stage, RlStage):
@@ -79,9 +80,11 @@ def _plan_stage(recipe: Recipe, stage: TrainingStage, earlier: dict[str, Planned
         named = stage.teacher if stage.teacher in earlier else None
         field = f"{at}.teacher"
         teacher = _origin(recipe, stage, named, field, earlier, out) if named else folder_teacher(recipe, stage)
+    near = getattr(stage, "kl_to_base", None)
     fingerprint = hash_of(
         {
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
+            **({"near": [near, digest_of(origin.root)]} if near is not None else {}),
             "sources": [(source.digest, source.weight) for source in sources],
             "heldout": heldout.digest if heldout else None,
             **({"teacher": [teacher.identity, teacher.chat_template]} if teacher is not None else {}),
@@ -155,7 +158,7 @@ def _origin(
     where: dict[str, Any] = recipe.where(field)
     if name is not None and name not in earlier:
         takes_foreign = isinstance(stage, (MergeStage, QuantizeStage))
-        return folder_origin(_folder(recipe, name, **where), takes_foreign=takes_foreign, **where)
+        return folder_origin(named_folder(recipe, name, **where), takes_foreign=takes_foreign, **where)
     if name is not None:
         named = earlier[name]
         if isinstance(named.spec, QuantizeStage):
@@ -178,8 +181,9 @@ def _origin(
     return _base(recipe, recipe.base, first, out, **where)
 
 
-def _folder(recipe: Recipe, name: str, **where: Any) -> Path:
-    """The folder of that name, or of what the recipe's registry has under it now."""
+def named_folder(recipe: Recipe, name: str, **where: Any) -> Path:
+    """The folder of that name, or of what the recipe's registry has under it now. where: file, line, field of the
+    UserError raised where the registry has none."""
     folder, version = recipe.resolve(name), parsed(name)
     if folder.is_dir() or version is None or recipe.publish is None:
         return folder
@@ -228,7 +232,7 @@ def _replayed(recipe: Recipe, stage: TrainingStage, others: float) -> list[Plann
 
 def _source(recipe: Recipe, field: str, spec: DataSpec, weight: float) -> PlannedSource:
     opened = open_source(spec, recipe.resolve, **recipe.where(field))
-    reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "hub"})
+    reading = opened.spec.model_dump(mode="json", exclude={"path", "weight", "licence", "hub"})
     return PlannedSource(field, opened, weight, tuple(_content(file) for file in opened.files), hash_of(reading))
 
 

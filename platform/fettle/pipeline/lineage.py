@@ -48,6 +48,11 @@ class Artifacts:
             waiting += [known[digest] for digest in artifact.parents if digest in known]
         return list(found.values())
 
+    def find(self, digest: str) -> Path | None:
+        """The folder of the artifact with this digest."""
+        found = self._by_digest.get(digest)
+        return found.path if found is not None else None
+
     @cached_property
     def _by_digest(self) -> dict[str, Artifact]:
         """The earliest path of each, so that the answer is the same every time."""
@@ -134,6 +139,8 @@ def lines(descent: Descent) -> Iterator[tuple[str, str]]:
             digest = next(one["digest"] for one in descent.stage["data"] if one["path"] == path)
             yield "data", f"{path} ({use}, {digest})"
     yield "seed", str(artifact.seed)
+    if artifact.code:
+        yield "code", artifact.code
     if artifact.versions:
         yield "made with", ", ".join(f"{name} {version}" for name, version in artifact.versions.items())
     if artifact.quantized:
@@ -145,7 +152,8 @@ def lines(descent: Descent) -> Iterator[tuple[str, str]]:
             was = f", {before['mean']:.3f} before" if before else ""
             within = f"{score['low']:.3f} to {score['high']:.3f}"
             yield "evaluated", f"{one['after']['data']}: {name} {score['mean']:.3f} ({within}){was}"
-    yield "licences", ", ".join(artifact.licences) or "none is told"
+    untold = f"none is told of {', '.join(artifact.unlicensed)}" if artifact.unlicensed else ""
+    yield "licences", "; ".join(one for one in (", ".join(artifact.licences), untold) if one) or "none is told"
 
 
 def _measured(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -159,3 +167,11 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, pair in (metrics.get("measures") or {}).items():
         if pair.get("before") is not None and pair.get("after") is not None:
             yield name, f"{pair['before']:.4g} → {pair['after']:.4g}"
+    if metrics.get("interpolation"):
+        yield "interpolated", in_words(metrics["interpolation"])
+
+
+def in_words(interpolation: Mapping[str, Any]) -> str:
+    """Where a merge's weights came to lie, by the artifact's metrics."""
+    alpha, forgotten, budget = (interpolation[key] for key in ("alpha", "forgetting", "budget"))
+    return f"{alpha:.3f} of the way from the untuned weights: {forgotten:+.4f} nats forgotten of {budget:g} allowed"

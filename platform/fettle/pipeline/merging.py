@@ -8,29 +8,42 @@ from typing import Any
 
 from fettle.artifact import library_versions
 from fettle.errors import UserError
-from fettle.models.base import digest_of
+from fettle.models.base import digest_of, positions_of
+from fettle.models.family import family_of
+from fettle.models.interpolate import Search
 from fettle.models.mergeable import why_not_made, why_not_merged
-from fettle.models.precision import resolve_precision
+from fettle.models.precision import instruction_set, resolve_precision
 from fettle.pipeline.origin import Origin
-from fettle.pipeline.planned import PlannedMerge, hash_of
+from fettle.pipeline.perplexity import probe
+from fettle.pipeline.planned import PlannedMerge, PlannedSource, hash_of
 from fettle.recipe import Recipe
+from fettle.recipe.evaluate import LossSpec
 from fettle.recipe.merge import DEFAULT_DENSITY, MergeStage, Method
 from fettle.train.job import MergeJob
 
 Place = Callable[[int], dict[str, Any]]
 
 
-def plan_merge(recipe: Recipe, stage: MergeStage, origins: Sequence[Origin], out: Path) -> PlannedMerge:
-    """The stage with everything resolved. Raises UserError with file, line and field where it cannot be done."""
+def plan_merge(
+    recipe: Recipe, stage: MergeStage, origins: Sequence[Origin], probed: PlannedSource | None, out: Path
+) -> PlannedMerge:
+    """The stage with everything resolved. probed: what it interpolates by. Raises UserError with file, line and field
+    where it cannot be done."""
     weights = [one.weight for one in stage.adapters or ()] or [1.0]
 
     def place(number: int) -> dict[str, Any]:
         field = f"stages.{stage.name}." + (f"adapters.{number}.from" if stage.adapters else "from")
         return recipe.where(field)
 
-    adapters = check_mergeable(origins, place)
+    if probed is not None and stage.adapters is None and origins[0].adapter is None:
+        adapters = _check_tuned(recipe, stage, origins[0])
+    else:
+        adapters = check_mergeable(origins, place)
     cluster = stage.cluster or recipe.cluster
     fingerprint = fingerprint_of(stage, origins, weights, recipe.seed)
+    if probed is not None and stage.interpolate is not None:
+        how = stage.interpolate.model_dump(mode="json", exclude={"data"})
+        fingerprint = hash_of([fingerprint, how, probed.digest, digest_of(origins[0].root), instruction_set()])
     label = f"{stage.name}-{fingerprint[:12]}"
     return PlannedMerge(
         spec=stage,
@@ -40,7 +53,8 @@ def plan_merge(recipe: Recipe, stage: MergeStage, origins: Sequence[Origin], out
         fingerprint=fingerprint,
         folder=out / "stages" / label,
         artifact=out / "artifacts" / label,
-        adapters=tuple(zip(adapters, weights, strict=True)),
+        adapters=tuple(zip(adapters, weights[: len(adapters)], strict=True)),
+        probe=probed,
     )
 
 
@@ -61,7 +75,32 @@ def merge_job(recipe: Recipe, stage: PlannedMerge, end_ids: tuple[int, ...]) -> 
         adapters=stage.adapters,
         method=method,
         density=density,
+        search=_search(recipe, stage),
     )
+
+
+def _check_tuned(recipe: Recipe, stage: MergeStage, origin: Origin) -> list[Path]:
+    """No adapters. Raises UserError where what is interpolated is the untuned model itself."""
+    if origin.base == origin.root:
+        raise UserError(
+            "there is nothing between the untuned model and itself",
+            **recipe.where(f"stages.{stage.name}.from"),
+            expected="a stage that trains, or an adapter's folder",
+        )
+    return []
+
+
+def _search(recipe: Recipe, stage: PlannedMerge) -> Search | None:
+    """How a worker interpolates. Raises UserError where the probe set gives nothing to measure."""
+    spec, where = stage.spec.interpolate, recipe.where(f"stages.{stage.spec.name}.interpolate")
+    if spec is None or stage.probe is None:
+        return None
+    root = stage.origin.root
+    if family_of(root) == "masked":
+        raise UserError(f"{root.name} predicts hidden tokens, of which no loss is measured", **where)
+    asked = LossSpec(kind="loss", data=spec.data, limit=spec.limit, max_length=spec.max_length)
+    told = probe(stage.probe.opened, asked, root, stage.origin.chat_template, positions_of(root), **where)
+    return Search(root, spec.budget, spec.steps, told.loss)
 
 
 def fingerprint_of(stage: MergeStage, origins: Sequence[Origin], weights: Sequence[float], seed: int) -> str:

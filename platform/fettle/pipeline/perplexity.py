@@ -53,6 +53,13 @@ class Probe:
             found.update(np.packbits(example.loss_mask).data)
         return found.hexdigest()
 
+    def loss(self, model: Any) -> float:
+        """Of a model in evaluation, in nats a token."""
+        from fettle.evaluate.perplexity import example_losses
+
+        tokens = sum(int(np.count_nonzero(one.loss_mask)) for one in self.examples)
+        return float(example_losses(model, self.examples, pad_id=self.pad_id).sum()) / tokens
+
     def records(self) -> list[list[int]]:
         """The positions of each record's examples."""
         places = groupby(range(len(self.examples)), key=lambda place: _place(self.examples[place]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from fettle.artifact import is_artifact, library_versions
 from fettle.data.sources import OpenSource
+from fettle.models.licences import licences_beside
 from fettle.models.precision import instruction_set
 from fettle.pipeline.origin import Origin
 from fettle.recipe.adapter import AdapterSpec
@@ -37,6 +38,12 @@ class PlannedSource:
     def digest(self) -> str:
         """Of all that decides its records."""
         return hash_of([self.contents, self.reading])
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Under which it may be used, as the recipe says, or a card beside its files."""
+        told = self.opened.spec.licence
+        return (told,) if told is not None else licences_beside(self.opened.files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +104,24 @@ class PlannedStage(PlannedLearning):
 @dataclass(frozen=True, kw_only=True)
 class PlannedRl(PlannedLearning):
     """A stage of reinforcement learning. models: the reward models' folders, by what the recipe calls them. critic: the
-    folder that the critic begins as."""
+    folder that the critic begins as. code: of the user's functions, each with its file's digest."""
 
     spec: RlStage
     prompts: tuple[PlannedSource, ...]
     heldout: PlannedSource | None
     models: tuple[tuple[str, Path], ...]
     critic: Path | None
+    code: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMerge(Planned):
-    """A stage that merges adapters of one base. adapters: each with its weight."""
+    """A stage that merges adapters of one base. adapters: each with its weight; none where it begins from full weights,
+    which it interpolates. probe: by which it does."""
 
     spec: MergeStage
     adapters: tuple[tuple[Path, float], ...]
+    probe: PlannedSource | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

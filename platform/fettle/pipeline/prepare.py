@@ -118,9 +118,11 @@ def prepare(recipe: Recipe, stages: Sequence[Planned], into: Path) -> tuple[list
             artifact=stage.artifact,
             recipe=recipe.digest(),
             data=tuple((source.opened.spec.path, source.digest) for source in stage.sources),
+            data_licences=tuple((source.opened.spec.path, source.licences) for source in stage.sources),
             pad_id=tokenizer.pad_token_id or 0,
             labels=encoder.labels,
             teacher=teacher,
+            near=stage.origin.root if getattr(stage.spec, "kl_to_base", None) is not None else None,
             end_ids=end_ids(tokenizer),
             chat_template=stage.origin.chat_template,
         )

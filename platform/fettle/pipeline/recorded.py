@@ -45,6 +45,12 @@ def pending_records(runs: Path) -> list[Path]:
     return [record for record in found if record.is_file() and not is_being_told(record.parents[1])]
 
 
+def registries_of(runs: Path) -> list[Path]:
+    """Those that the runs in this folder publish in."""
+    found = (read_record(file).get("registry") for file in sorted(runs.glob(f"*/{FOLDER}/*.json")))
+    return list(dict.fromkeys(Path(registry) for registry in found if registry))
+
+
 def why_pending(record: Path) -> str:
     """Why a run has not been told wholly, in one line; empty where it has."""
     try:

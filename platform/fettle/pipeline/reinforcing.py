@@ -52,7 +52,7 @@ def plan_rl(
     cluster = stage.cluster or recipe.cluster
     precision = rl_precision(cluster)
     models = {
-        spec.stage: _reward_model(recipe, spec.stage, f"stages.{stage.name}.{key}.{number}.stage", earlier)
+        spec.stage: reward_model(recipe, spec.stage, f"stages.{stage.name}.{key}.{number}.stage", earlier)
         for key, specs in (("rewards", stage.rewards), ("judges", stage.judges))
         for number, spec in enumerate(specs)
         if spec.stage is not None
@@ -60,7 +60,8 @@ def plan_rl(
     critic = None
     if stage.algorithm.critic is not None:
         field = f"stages.{stage.name}.algorithm.critic"
-        critic = _reward_model(recipe, stage.algorithm.critic, field, earlier)
+        critic = reward_model(recipe, stage.algorithm.critic, field, earlier)
+    code = tuple((name, digest_file(file)) for name, file in _code(recipe, stage) if file.is_file())
     fingerprint = hash_of(
         {
             "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
@@ -68,7 +69,7 @@ def plan_rl(
             "heldout": heldout.digest if heldout else None,
             "models": {name: identity for name, (_, identity) in models.items()},
             "critic": critic[1] if critic else None,
-            "code": {name: digest_file(file) for name, file in _code(recipe, stage) if file.is_file()},
+            "code": dict(code),
             **what_decides(recipe.seed, origin, adapter, cluster, precision, max_length),
         }
     )
@@ -82,6 +83,7 @@ def plan_rl(
         heldout=heldout,
         models=tuple((name, folder) for name, (folder, _) in models.items()),
         critic=critic[0] if critic else None,
+        code=code,
         max_length=max_length,
         precision=precision,
         fingerprint=fingerprint,
@@ -143,7 +145,8 @@ def rl_job(recipe: Recipe, stage: PlannedRl, tokenizer: PreTrainedTokenizerBase,
         folder=stage.folder,
         artifact=stage.artifact,
         recipe=recipe.digest(),
-        data=tuple((source.opened.spec.path, source.digest) for source in stage.prompts),
+        data=(*((source.opened.spec.path, source.digest) for source in stage.prompts), *stage.code),
+        data_licences=tuple((source.opened.spec.path, source.licences) for source in stage.prompts),
         pad_id=tokenizer.pad_token_id or 0,
         end_ids=end_ids,
         chat_template=stage.origin.chat_template,
@@ -155,7 +158,7 @@ def rl_job(recipe: Recipe, stage: PlannedRl, tokenizer: PreTrainedTokenizerBase,
     )
 
 
-def _reward_model(recipe: Recipe, name: str, field: str, earlier: Mapping[str, Planned]) -> tuple[Path, str]:
+def reward_model(recipe: Recipe, name: str, field: str, earlier: Mapping[str, Planned]) -> tuple[Path, str]:
     """(folder, identity) of an earlier reward stage's result, or of the reward model in a folder."""
     where = recipe.where(field)
     if name in earlier:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fettle.artifact import replace_text, sweep_partials
-from fettle.cluster import ray_session
 from fettle.errors import UserError
 from fettle.models.family import family_of
-from fettle.pipeline.console import ProgressLine, plain, quiet
+from fettle.pipeline.console import plain, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import Verdict, check_publishable, judge
 from fettle.pipeline.graph import plan_stages
+from fettle.pipeline.lineage import in_words
+from fettle.pipeline.mirrored import mirrored
+from fettle.pipeline.page import write_report
+from fettle.pipeline.parity import parity_of_run
 from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
-from fettle.pipeline.report import Report, evaluation_table, make_report, table, write_report
+from fettle.pipeline.report import Report, evaluation_table, make_report, table, unearned
+from fettle.pipeline.taking_up import take_up
 from fettle.pipeline.tracking import tracked
+from fettle.pipeline.training import train
+from fettle.pipeline.underway import underway
 from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
 from fettle.registry.reference import PRODUCTION
@@ -34,8 +39,7 @@ from fettle.rl.stage import rl
 from fettle.serving.weights import why_not_applied
 from fettle.signals import interruptible
 from fettle.train.checkpoint import Fence
-from fettle.train.group import run_group
-from fettle.train.job import Job, StageFunction
+from fettle.train.job import StageFunction
 from fettle.train.stages.classify import classify
 from fettle.train.stages.distill import distill
 from fettle.train.stages.merge import merge
@@ -72,6 +76,11 @@ def run(
     """
     loaded = load_recipe(recipe, set)
     folder = Path(out).expanduser().resolve() if out is not None else Path("runs", loaded.name).resolve()
+    return run_loaded(loaded, folder, until, _command(recipe, folder, set or {}, until))
+
+
+def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *, is_published: bool = True) -> Report:
+    """As `run`, of a recipe that is read. command: what was typed. is_published: whether `publish` of it is heeded."""
     _check_free(folder, loaded)
     began = time.monotonic()
     is_new = not folder.exists()
@@ -80,32 +89,53 @@ def run(
         waiting = [stage for stage in stages if not stage.is_done]
         for stage in waiting:
             check_cpus(loaded, stage.spec, stage.cluster)
-        keeps = [stage.spec.num_checkpoints if isinstance(stage, PlannedLearning) else None for stage in waiting]
+        sent = loaded.storage is not None  # one more stays while it is sent
+        keeps = [stage.spec.num_checkpoints + sent if isinstance(stage, PlannedLearning) else None for stage in waiting]
         check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
-        check_evaluations(loaded, stages)
+        warnings = check_evaluations(loaded, stages)
         is_whole = stages[-1].spec.name == loaded.stages[-1].name
+        if not is_published:
+            loaded = loaded.model_copy(update={"publish": None})  # only now: a stage's `from` may name its registry
         if is_whole:
             check_publishable(loaded, stages)
     with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
         with _nothing_left(folder if is_new else None):
+            is_new &= not take_up(loaded, stages, folder, fence)
+        waiting = [stage for stage in waiting if not stage.is_done]
+        with _nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
-        with quiet(folder / "logs" / "run.log") as console, tracked(loaded, stages, folder, plain(console)):
+        with (
+            quiet(folder / "logs" / "run.log") as console,
+            tracked(loaded, stages, folder, plain(console)),
+            mirrored(loaded, folder, plain(console)),
+        ):
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
-            for note in [*notes, *_left_behind(waiting)]:
+            for note in [*notes, *warnings, *underway(waiting, fence)]:
                 console.print(note, markup=False)
             if waiting:
-                _train(waiting, jobs, fence, folder, console)
+                train(waiting, jobs, STAGES, fence, folder, console)
             cached = {stage.spec.name for stage in stages if stage not in waiting}
             compared = compare(loaded, stages, folder, plain(console))
-            verdict = judge(loaded, compared, stages[-1].artifact) if is_whole else Verdict()
-            report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared, verdict)
+            verdict = Verdict()
+            if is_whole:
+                seen = partial(parity_of_run, loaded, stages, folder, plain(console))
+                verdict = judge(loaded, compared, stages[-1].artifact, seen)
+            report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared, verdict, command)
             write_report(report, stages)
             console.print(table(report))
+            for row in (one for one in report.stages if one.interpolation):
+                console.print(f"{row.name:<9} {in_words(row.interpolation or {})}", markup=False)
             if report.evaluations:
                 console.print(evaluation_table(report))
+            for note in unearned(report):
+                console.print(f"note      {note}", markup=False)
             for check in report.checks:
                 console.print(f"{'met' if check.is_met else 'NOT MET':<9} {check}", markup=False)
+            for line in report.parity.lines() if report.parity is not None else []:
+                console.print(line, markup=False)
             console.print(f"report    {_near(folder / 'report.html')}")
+            if report.goal is not None:
+                console.print(report.goal, markup=False)
             if verdict.why_not is not None:
                 raise verdict.why_not
             if report.published is not None:
@@ -114,6 +144,14 @@ def run(
             if is_model and family_of(stages[-1].origin.root) == "causal":
                 console.print(_what_next(report.artifact), markup=False)
     return report
+
+
+def _command(recipe: str | Path, folder: Path, overrides: Mapping[str, Any], until: str | None) -> str:
+    """What one types for this run, from here."""
+    words = ["fettle", "run", str(recipe), "--out", _near(folder)]
+    for key, value in overrides.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join([*words, *(["--until", until] if until is not None else [])])
 
 
 def _published(recipe: Recipe, version: str) -> str:
@@ -147,37 +185,6 @@ def _nothing_left(folder: Path | None) -> Iterator[None]:
 def _near(path: Path) -> str:
     """The path as one would type it from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _train(waiting: Sequence[Planned], jobs: Sequence[Job], fence: Fence, folder: Path, console: Console) -> None:
-    by_name = {job.name: job for job in jobs}
-    with ray_session():
-        for cluster, members in groupby(waiting, key=lambda stage: stage.cluster):
-            for stages in _groups(list(members)):
-                group = [(by_name[stage.spec.name], STAGES[stage.spec.kind]) for stage in stages]
-                workers = f"{cluster.workers} worker{'s' if cluster.workers > 1 else ''}, ZeRO {cluster.zero}"
-                console.print(f"starting {workers}, {stages[0].precision}: {', '.join(job.name for job, _ in group)}")
-                line = ProgressLine(console, [job for job, _ in group])
-                try:
-                    run_group(group, cluster, fence=fence, out=folder, watch=line.update)
-                    line.update()
-                finally:
-                    line.close()
-
-
-def _left_behind(waiting: Sequence[Planned]) -> list[str]:
-    """What to tell of stages that begin anew although an earlier attempt, under other settings, was under way."""
-    return [
-        f"{stage.spec.name}: begins anew; {other.name}, interrupted under other settings, is kept and not used"
-        for stage in waiting
-        for other in sorted(stage.folder.parent.glob(f"{stage.spec.name}-{'?' * 12}"))
-        if other != stage.folder and any(other.glob("checkpoints/step-*"))
-    ]
-
-
-def _groups(stages: list[Planned]) -> list[list[Planned]]:
-    """Stages of one cluster spec in worker groups: one for all, but with ZeRO 3 one each (its sharded weights stay)."""
-    return [[stage] for stage in stages] if stages[0].cluster.zero == 3 else [stages]
 
 
 def _summary(stages: Sequence[Planned], waiting: Sequence[Planned]) -> str:

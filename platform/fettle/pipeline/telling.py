@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import re
 import select
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,14 @@ from typing import Any
 import yaml
 
 from fettle.artifact import MANIFEST, is_artifact, read_artifact
+from fettle.pipeline.mirror import link, mirror
 from fettle.pipeline.recorded import alone, read_record, tracker_of, why_pending
-from fettle.pipeline.tracker import Curve, Tracker
+from fettle.pipeline.tracker import Curve, Tracker, reason, without_login
 from fettle.rl.recorder import ITERATIONS, IterationRow, read_rows
 from fettle.train.progress import StepRow, read_progress
 
 _EVERY_S = 10.0
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "gate failed": "FINISHED", "interrupted": "KILLED"}
-_LET_IN = re.compile(r"//[^/@\s]+@")
 _TOLD, _STEP, _ITERATION = "fettle.told", "fettle.step", "fettle.iteration"
 
 
@@ -142,6 +141,8 @@ class Teller:
             "fettle.parents": json.dumps(artifact.parents),
             "fettle.versions": json.dumps(artifact.versions),
             "fettle.licences": json.dumps(artifact.licences),
+            "fettle.unlicensed": json.dumps(artifact.unlicensed),
+            "fettle.code": artifact.code,
         }
         tracker.client.set_terminated(there.run, "FINISHED", ended)
         tracker.tell(there.run, tags=tags | {_TOLD: "whole"})
@@ -163,7 +164,8 @@ class Teller:
         for number, compared in enumerate(report.get("evaluations", ())):
             results[f"evaluate.{number}"] = {
                 side: {name: score["mean"] for name, score in compared[side]["scores"].items()}
-                for side in ("before", "after")
+                for side in ("before", "few_shot", "after")
+                if compared.get(side)
             }
             kept = {row["stage"]: row["forgetting"]["mean"] for row in compared.get("stages", ())}  # of retention
             results[f"evaluate.{number}"] |= {"forgetting": kept}
@@ -175,6 +177,10 @@ class Teller:
             for name in ("report.json", "report.html"):
                 client.log_artifact(self.parent, str(self.out / name))
         self.tracker.tell(self.parent, tags=tags)
+        if report.get("published"):
+            registry, name = Path(told["registry"]), report["published"].partition(":")[0]
+            link(registry, name, tracker_of(told, self.out))
+            mirror(registry, name, self.tracker)
         client.set_terminated(self.parent, _STATUS.get(told["state"], "FAILED"), ended)
 
 
@@ -233,22 +239,15 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _reason(error: Exception) -> str:
-    """In one line; an address in it without who it lets in."""
-    told = [line for line in str(error).splitlines() if line and not line.startswith("(raised as a result of")]
-    line = told[0].partition(" with exception ")[0][:200] if told else type(error).__name__
-    return _LET_IN.sub("//", line)
-
-
 def _tell(teller: Teller, is_over: bool) -> None:
     """Tells what is new; beside the record it says why not."""
     pending = teller.record.with_suffix(".pending")
     try:
         teller.tell(is_over)
     except Exception as error:  # MLflow, its database and its server raise any class, and none is a reason to end
-        logging.getLogger(__name__).warning("not told: %s", _LET_IN.sub("//", str(error)))
+        logging.getLogger(__name__).warning("not told: %s", without_login(str(error)))
         with suppress(OSError):  # of a full disk; that it is pending it says since the run began
-            pending.write_text(_reason(error), encoding="utf-8")
+            pending.write_text(reason(error), encoding="utf-8")
         return
     if is_over:
         pending.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ _SETTINGS = {
 }
 _LONGEST_PARAM, _LONGEST_TAG = 500, 5000  # characters that servers of earlier versions take, too
 _AT_ONCE = {"metrics": 1000, "params": 100, "tags": 100}
+_LOGIN = re.compile(r"//[^/@\s]+@")
 _NOT_IN_NAMES = re.compile(r"[^\w.\- /]")
 
 Curve = Sequence[tuple[str, float, int, int]]
@@ -66,6 +67,15 @@ class Tracker:
         run = self.client.create_run(experiment, start_time=made["began"], tags=tags, run_name=made["name"])
         return str(run.info.run_id), tags
 
+    def run_with(self, tag: str, value: str) -> str | None:
+        """The id of the earliest run that has the tag, of any experiment: a later one reproduced it."""
+        experiments = [str(one.experiment_id) for one in self.client.search_experiments()]
+        if not experiments:
+            return None
+        how: dict[str, Any] = {"max_results": 1, "order_by": ["attributes.start_time ASC"]}
+        found = self.client.search_runs(experiments, f"tags.`{tag}` = '{value}'", **how)
+        return str(found[0].info.run_id) if found else None
+
     def tell(
         self,
         run: str,
@@ -106,6 +116,17 @@ class Tracker:
 def name_of(key: str) -> str:
     """The key as MLflow allows it."""
     return _NOT_IN_NAMES.sub("_", key)[:250]
+
+
+def reason(error: Exception) -> str:
+    """In one line; an address in it without who it lets in."""
+    told = [line for line in str(error).splitlines() if line and not line.startswith("(raised as a result of")]
+    return without_login(told[0].partition(" with exception ")[0][:200] if told else type(error).__name__)
+
+
+def without_login(text: str) -> str:
+    """The text; an address in it without who it lets in."""
+    return _LOGIN.sub("//", text)
 
 
 def _user() -> str:

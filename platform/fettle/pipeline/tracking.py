@@ -1,5 +1,5 @@
-"""The driver's side of tracking: writes into the run's folder what is to be told (`recorded.py` says how it lies
-there), and starts the process that tells it. Nothing that trains knows of a tracker."""
+"""The driver's side of tracking: writes into the run's folder what was planned (`recorded.py` says how it lies there),
+and starts the process that tells it, where it is to be told. Nothing that trains knows of a tracker."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from fettle.artifact import replace_text
 from fettle.errors import GateFailed, Interrupted
+from fettle.models.precision import instruction_set
 from fettle.pipeline.planned import Planned, PlannedLearning, PlannedMerge, PlannedRl, PlannedSource, PlannedStage
 from fettle.pipeline.recorded import FOLDER, why_pending
 from fettle.recipe import Recipe
@@ -27,13 +28,11 @@ _STARTS_S = 15.0  # a run shorter than it takes to import MLflow, and to make it
 
 @contextmanager
 def tracked(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Has the run inside told to the recipe's tracker, by a process of its own; a line is said where it is not.
+    """Writes the run inside down, and has it told to the recipe's tracker, where it has one, by a process of its own; a
+    line is said where it is not.
 
     Raises nothing of its own, and ends `WAITS_S` after the run is over at the latest, or 15 s after its start.
     """
-    if not isinstance(recipe.tracking, TrackingSpec):
-        yield
-        return
     try:
         record = _begin(recipe, stages, out)
     except OSError as error:  # a full disk, which the run itself will tell of if it minds
@@ -42,7 +41,8 @@ def tracked(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[
     if record is None:
         yield
         return
-    teller, began = _start(out, record), time.monotonic()
+    is_told = isinstance(recipe.tracking, TrackingSpec)
+    teller, began = _start(out, record) if is_told else None, time.monotonic()
     state, error_text = "failed", ""
     try:
         yield
@@ -58,7 +58,8 @@ def tracked(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[
     finally:
         try:
             _note(record, state=state, ended=time.time(), error=error_text[:1000])
-            why = _finish(teller, record, max(began + _STARTS_S, time.monotonic() + WAITS_S) - time.monotonic())
+            waits = max(began + _STARTS_S, time.monotonic() + WAITS_S) - time.monotonic()
+            why = _finish(teller, record, waits) if is_told else ""
         except OSError as error:
             why = str(error)
         if why:
@@ -66,8 +67,8 @@ def tracked(recipe: Recipe, stages: Sequence[Planned], out: Path, say: Callable[
 
 
 def _begin(recipe: Recipe, stages: Sequence[Planned], out: Path) -> Path | None:
-    """Writes down what is to be told of the run, and gives the file; None where all of it has been told before."""
-    assert isinstance(recipe.tracking, TrackingSpec)
+    """Writes down what there is to tell of the run, and gives the file; None where all of it is there already."""
+    tracking = recipe.tracking.model_dump(mode="json") if isinstance(recipe.tracking, TrackingSpec) else None
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     if not (folder / "id").is_file():
@@ -80,12 +81,13 @@ def _begin(recipe: Recipe, stages: Sequence[Planned], out: Path) -> Path | None:
         "file": str(recipe.file),
         "digest": digest,
         "seed": recipe.seed,
-        "tracking": recipe.tracking.model_dump(mode="json"),
+        "tracking": tracking,
         # Where a relative one leads is known here only, where the recipe's file is.
         "uri": _resolved(recipe),
-        "settings": recipe.model_dump(mode="json", exclude={"tracking"}),
-        "set": flat(_by_name(recipe.model_dump(mode="json", exclude={"tracking"}, exclude_unset=True))),
-        "stages": [_stage(stage) for stage in stages],
+        "settings": recipe.model_dump(mode="json", by_alias=True, exclude={"tracking", "storage"}, exclude_unset=True),
+        "set": flat(_by_name(recipe.model_dump(mode="json", exclude={"tracking", "storage"}, exclude_unset=True))),
+        "stages": [told_of(stage) for stage in stages],
+        "registry": str(recipe.resolve(recipe.publish.registry)) if recipe.publish is not None else None,
         "state": "running",
         "began": time.time(),
         "ended": None,
@@ -93,16 +95,24 @@ def _begin(recipe: Recipe, stages: Sequence[Planned], out: Path) -> Path | None:
     }
     if _is_told(record, told):
         return None
-    record.with_suffix(".pending").touch()
+    if tracking is not None:
+        record.with_suffix(".pending").touch()
     replace_text(record, json.dumps(told, indent=1))
     return record
 
 
 def _is_told(record: Path, told: Mapping[str, Any]) -> bool:
-    """Whether a run of the very same stages was told wholly, and they are all done: this one will tell nothing new."""
-    if not record.is_file() or why_pending(record) or not all(stage["was_done"] for stage in told["stages"]):
+    """Whether there is nothing new to tell: a run of the very same stages was told wholly, and they are all done. One
+    that is not to be told leaves alone what an earlier one was to tell."""
+    if not record.is_file():
+        return False
+    if why_pending(record):
+        return told["tracking"] is None
+    if not all(stage["was_done"] for stage in told["stages"]):
         return False
     before = json.loads(record.read_text(encoding="utf-8"))
+    if before["tracking"] is None and told["tracking"] is not None:
+        return False
     same = [(one["fingerprint"], one["artifact"]) for one in before["stages"]] == [
         (one["fingerprint"], one["artifact"]) for one in told["stages"]
     ]
@@ -116,7 +126,7 @@ def _resolved(recipe: Recipe) -> str | None:
     return embedded_uri(recipe.resolve(uri))
 
 
-def _stage(stage: Planned) -> dict[str, Any]:
+def told_of(stage: Planned) -> dict[str, Any]:
     """What decides a stage, and where its files are."""
     told: dict[str, Any] = {
         "name": stage.spec.name,
@@ -127,11 +137,14 @@ def _stage(stage: Planned) -> dict[str, Any]:
         "base": str(stage.origin.root),
         "from": stage.origin.identity,
         "precision": stage.precision,
+        "instructions": instruction_set(),
         "was_done": stage.is_done,
         "params": flat(stage.spec.model_dump(mode="json", by_alias=True, exclude={"name"}))
         | flat({"cluster": stage.cluster.model_dump(mode="json", exclude={"precision"}), "precision": stage.precision}),
         "data": [_source(source) for source in _sources(stage)],
     }
+    if isinstance(stage, PlannedRl):
+        told["data"] += [{"use": "code", "path": name, "digest": digest, "files": []} for name, digest in stage.code]
     if isinstance(stage, PlannedLearning):
         told["params"] |= flat({"adapter": stage.adapter.model_dump(mode="json"), "max_length": stage.max_length})
     if isinstance(stage, PlannedMerge):

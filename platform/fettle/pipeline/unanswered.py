@@ -29,15 +29,16 @@ class Unanswered:
     ids: np.ndarray
 
 
-def records_of(source: OpenSource, limit: int | None) -> list[Record]:
-    """The source's first records as prompts, without answers. Raises UserError for one that asks nothing, or none."""
+def records_of(source: OpenSource, limit: int | None, **where: Any) -> list[Record]:
+    """The source's first records as prompts, without answers. Raises UserError for one that asks nothing, or, with
+    file, line and field from `where`, where there is none."""
     found = list(islice(asking(_as_prompts(source)), limit))
     for record in found:
         if record.prompt is not None and record.prompt.turns[-1].role == "assistant":
             got = "this prompt ends with an answer"
             raise UserError(got, file=record.file, line=record.line, expected="a question at the end, as in other rows")
     if not found:
-        raise UserError("there is no record to answer", field="DATA")
+        raise UserError("there is no record to answer", **(where or {"field": "DATA"}))
     return found
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from fettle.errors import DoesNotFit
+from fettle.errors import DoesNotFit, UserError
 from fettle.recipe import Recipe
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.rl import RlStage
@@ -54,7 +54,8 @@ def _check_room_beside(recipe: Recipe, stage: RlStage, cluster: ClusterSpec, bes
 
 
 def check_disk(out: Path, bases: Sequence[tuple[Path, int | None]]) -> None:
-    """Raises DoesNotFit where `out`'s disk has no room for the stages' checkpoints and artifacts.
+    """Raises DoesNotFit where `out`'s disk has no room for the stages' checkpoints and artifacts, UserError where it
+    may not be written to.
 
     bases: (folder of the weights a stage trains, checkpoints it keeps; None where it makes none), one pair a stage
     still to run.
@@ -67,6 +68,10 @@ def check_disk(out: Path, bases: Sequence[tuple[Path, int | None]]) -> None:
             wanted = max(wanted, _SPARE_BYTES + size * _CHECKPOINT_TIMES_BASE * (keep + 1))
         wanted += size
     existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise UserError(
+            f"{existing} may not be written to", field="--out", fix="name another folder, or let it be written to"
+        )
     free = shutil.disk_usage(existing).free
     if wanted > free:
         raise DoesNotFit(

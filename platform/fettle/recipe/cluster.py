@@ -15,8 +15,8 @@ class ClusterSpec(Spec):
     workers: int = Field(1, ge=1)
     """Training processes; each has its own CPUs (and GPUs)."""
     min_workers: int | None = Field(None, ge=1)
-    """Begin, and go on, with as few as these where there is no room for all `workers`: after a machine is lost, or until
-    one is free. A group that grows or shrinks goes on from its last checkpoint. By default all, or none."""
+    """Begin, and go on, with as few as these where there is no room for all `workers`: after a machine is lost, or
+    until one is free. A group that grows or shrinks goes on from its last checkpoint. By default all, or none."""
     zero: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage. One worker with 0 runs without a DeepSpeed engine."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

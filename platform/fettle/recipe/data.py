@@ -56,6 +56,9 @@ class DataSpec(Spec):
     """`skip` leaves bad records out and writes down which."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many records."""
+    licence: str | None = Field(None, min_length=1, max_length=100)
+    """Under which it may be used, where no README.md beside it says so: `cc-by-4.0`. It is told of what learns from it,
+    and changes nothing else."""
     hub: HubSpec = HubSpec()
     """Of a hub id: which part."""
 

@@ -11,7 +11,14 @@ from fettle.recipe.rl import RlStage
 from fettle.recipe.stages import StageBase, TrainingStage
 
 
-class PretrainStage(TrainingStage):
+class _NextTokenStage(TrainingStage):
+    kl_to_base: float | None = Field(None, gt=0)
+    """Against forgetting: so many times KL(base ‖ model) is added to the loss at each token that bears loss, replayed
+    ones too. The base is the untuned model, which is held in memory beside the one that learns (learning without
+    forgetting: Li & Hoiem 2016, arXiv:1606.09282, equation 2)."""
+
+
+class PretrainStage(_NextTokenStage):
     """Pre-training on raw text, continued or from nothing; every token bears loss, or those that are hidden."""
 
     kind: Literal["pretrain"]
@@ -27,6 +34,8 @@ class PretrainStage(TrainingStage):
 
     @model_validator(mode="after")
     def _hides_something(self) -> "PretrainStage":
+        if self.kl_to_base is not None and self.objective != "causal":
+            raise ValueError(f"kl_to_base is of next tokens, which objective: {self.objective} does not predict")
         if self.mask_rate is not None and self.objective == "causal":
             raise ValueError("mask_rate has no effect with objective: causal; it belongs to masked and span")
         if self.mean_span is not None and self.objective != "span":
@@ -34,7 +43,7 @@ class PretrainStage(TrainingStage):
         return self
 
 
-class SftStage(TrainingStage):
+class SftStage(_NextTokenStage):
     """Supervised fine-tuning on conversations and prompt/completion pairs; only the answers bear loss."""
 
     kind: Literal["sft"]
@@ -42,6 +51,12 @@ class SftStage(TrainingStage):
     neftune: float | None = Field(None, gt=0)
     """Noise on the embeddings while training, of this alpha (Jain et al. 2023, arXiv:2310.05914, try 5): answers get
     longer and mostly better. It depends on how the examples lie in rows: other losses with other workers or packing."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "SftStage":
+        if self.kl_to_base is not None and self.neftune is not None:
+            raise ValueError("neftune's noise would be measured as a distance from the base; remove it, or kl_to_base")
+        return self
 
 
 class _WholeRecordsStage(TrainingStage):

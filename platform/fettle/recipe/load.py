@@ -17,13 +17,14 @@ from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
 from fettle.recipe.evaluate import EVALUATE_SPECS
 from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS, Stage
-from fettle.recipe.merge import MergeStage, WeightedAdapter
+from fettle.recipe.merge import InterpolateSpec, MergeStage, WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
-from fettle.recipe.publish import PublishSpec
+from fettle.recipe.publish import ParitySpec, PublishSpec
 from fettle.recipe.stages import (
     BatchSpec,
     CheckpointSpec,
 )
+from fettle.recipe.storage import StorageSpec
 from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
 
@@ -42,7 +43,10 @@ _PARTS: dict[str, type[BaseModel]] = {
     "early_stop": EarlyStopSpec,
     "checkpoint": CheckpointSpec,
     "publish": PublishSpec,
+    "parity": ParitySpec,
+    "storage": StorageSpec,
     "adapters": WeightedAdapter,
+    "interpolate": InterpolateSpec,
 }
 # Lists whose items are of several kinds, each with keys of its own.
 _KINDS: dict[str, Mapping[str, type[BaseModel]]] = {"stages": STAGE_SPECS, "evaluate": EVALUATE_SPECS}
@@ -69,11 +73,21 @@ def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
         _override(tree, key, parse_value(value, key, file) if isinstance(value, str) else value, file)
         for key, value in (overrides or {}).items()
     }
+    return _checked(tree, lines, file.resolve(), overridden)
+
+
+def recipe_as_run(settings: dict[str, Any], file: Path) -> Recipe:
+    """The recipe that was run, of the settings that its run wrote down. file: where it lay, to which its paths are
+    relative; it need not be there any more. Raises UserError where they are no recipe for this version of fettle."""
+    return _checked(settings, {}, file, set())
+
+
+def _checked(tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str]) -> Recipe:
     try:
         recipe = Recipe.model_validate(_tuples(tree))
     except ValidationError as error:
         raise _as_user_error(error, tree, lines, file, overridden) from None
-    recipe._file, recipe._lines = file.resolve(), lines
+    recipe._file, recipe._lines = file, lines
     _check_names(recipe)
     check_combinations(recipe)
     return recipe

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from fettle.recipe.data import Source
 from fettle.recipe.spec import Spec
 from fettle.recipe.stages import StageBase
 
@@ -33,9 +34,25 @@ def _as_adapters(value: object) -> object:
     return tuple({"from": item} if isinstance(item, str) else item for item in value)
 
 
+class InterpolateSpec(Spec):
+    """Weights between the untuned model's and the tuned one's, as near to the tuned ones as a budget of forgetting
+    allows (WiSE-FT: Wortsman et al. 2022, arXiv:2109.01903)."""
+
+    data: Source
+    """The probe set, as of `evaluate`'s retention: what the untuned model could do already."""
+    budget: float = Field(ge=0)
+    """Nats a token that may be forgotten of it."""
+    steps: int = Field(11, ge=2, le=101)
+    """Mixtures that are measured, both ends included, before it is looked more closely between two of them."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many records."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of the longest record, as of `evaluate`'s retention."""
+
+
 class MergeStage(StageBase):
     """Adapters merged into the base they were trained on: full weights, from which any stage may begin. `from` names
-    one, `adapters` several of the same base."""
+    one, `adapters` several of the same base. With `interpolate` what it begins from may be full weights too."""
 
     kind: Literal["merge"]
     """Adapters into full weights."""
@@ -45,6 +62,8 @@ class MergeStage(StageBase):
     """How several are combined: linear (the default), ties, dare_linear, dare_ties."""
     density: float | None = Field(None, gt=0, le=1)
     """ties, dare_linear, dare_ties: the share of each adapter's update that is kept; 0.5 by default."""
+    interpolate: InterpolateSpec | None = None
+    """Against forgetting: how far the untuned weights go towards the tuned ones is searched for."""
 
     @model_validator(mode="after")
     def _keys_that_have_an_effect(self) -> "MergeStage":

@@ -15,8 +15,9 @@ from fettle.recipe.data import DataSpec, HeldoutSpec, ReplaySpec
 from fettle.recipe.evaluate import EVALUATE_SPECS
 from fettle.recipe.from_nothing import FromNothing, TokenizerSpec
 from fettle.recipe.kinds import STAGE_SPECS
-from fettle.recipe.merge import WeightedAdapter
+from fettle.recipe.merge import InterpolateSpec, WeightedAdapter
 from fettle.recipe.optimizer import EarlyStopSpec, OptimizerSpec, ScheduleSpec
+from fettle.recipe.publish import ParitySpec, PublishSpec
 from fettle.recipe.rewards import RewardSpec
 from fettle.recipe.rl import GapSpec, RecorderSpec, RolloutSpec
 from fettle.recipe.stages import (
@@ -26,6 +27,7 @@ from fettle.recipe.stages import (
     StageBase,
     TrainingStage,
 )
+from fettle.recipe.storage import StorageSpec
 from fettle.recipe.top import Recipe
 from fettle.recipe.tracking import TrackingSpec
 
@@ -49,6 +51,7 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`gap`", GapSpec, "stages.NAME.gap."),
     ("`recorder`", RecorderSpec, "stages.NAME.recorder."),
     ("`adapters`", WeightedAdapter, "stages.NAME.adapters.N."),
+    ("`interpolate`", InterpolateSpec, "stages.NAME.interpolate."),
     ("`base`, from nothing", FromNothing, "base."),
     ("`tokenizer`", TokenizerSpec, "base.tokenizer."),
     ("`data`", DataSpec, "stages.NAME.data.N."),
@@ -62,10 +65,14 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`adapter`", AdapterSpec, "adapter."),
     ("`cluster`", ClusterSpec, "cluster."),
     *((f"`evaluate`, `kind: {kind}`", spec, "evaluate.N.") for kind, spec in EVALUATE_SPECS.items()),
+    ("`publish`", PublishSpec, "publish."),
+    ("`parity`", ParitySpec, "publish.parity."),
     ("`tracking`", TrackingSpec, "tracking."),
+    ("`storage`", StorageSpec, "storage."),
 )
 
 
+_OF_ALL_STAGES = {*StageBase.model_fields, *LearningStage.model_fields, *TrainingStage.model_fields}
 _SMALL = re.compile(r"(?<!^)(?=[A-Z])")  # EarlyStop is early_stop
 _WORDS = {
     "string": "text",
@@ -84,8 +91,8 @@ def reference() -> str:
         rows = []
         schemas = spec.model_json_schema()["properties"]
         for name, info in spec.model_fields.items():
-            if issubclass(spec, StageBase) and name not in spec.__annotations__:  # told where it is inherited from
-                continue
+            if issubclass(spec, StageBase) and name not in spec.__annotations__ and name in _OF_ALL_STAGES:
+                continue  # told where it is inherited from
             told = " ".join((info.description or "").split())
             rows.append(
                 f"| `{info.alias or name}` | {_type(schemas[info.alias or name])} | {_default(info)} | {told} |"

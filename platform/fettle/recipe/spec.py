@@ -1,6 +1,6 @@
 """The base of every spec: frozen, no unknown keys, no silent conversions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -30,3 +30,11 @@ def check_keys(spec: Any, keys: Mapping[str, Mapping[str, Any]]) -> None:
         if getattr(spec, key) is not None and key not in keys[spec.kind]:
             kinds = ", ".join(kind for kind, known in keys.items() if key in known)
             raise ValueError(f"{key} has no effect with {spec.kind}; it belongs to {kinds}")
+
+
+def check_bounds(spec: Any, keys: Iterable[str], measured: Iterable[str]) -> None:
+    """Raises ValueError where one of the keys bounds a score that is none of `measured`."""
+    for key in keys:
+        for score in getattr(spec, key):
+            if score not in measured:
+                raise ValueError(f"{key}: no score '{score}' is measured here; there is {', '.join(measured)}")

@@ -19,6 +19,7 @@ from fettle.recipe.kinds import Stage
 from fettle.recipe.publish import PublishSpec
 from fettle.recipe.spec import Spec, as_kind
 from fettle.recipe.stages import TrainingStage
+from fettle.recipe.storage import StorageSpec, as_storage
 from fettle.recipe.tracking import Tracking, TrackingSpec, as_tracking
 
 
@@ -45,6 +46,9 @@ class Recipe(Spec):
     """Where the result goes, once it has reached what `evaluate` wants of it."""
     tracking: Annotated[Tracking, BeforeValidator(as_tracking)] = TrackingSpec()
     """Where the run is told: an address or a folder, or `off`."""
+    storage: Annotated[StorageSpec | None, BeforeValidator(as_storage)] = None
+    """Where the run's folder is kept a second time, so that the same command goes on from there on another machine:
+    `s3://BUCKET/PREFIX`, or a folder; `off`."""
 
     _file: Path = PrivateAttr(default=Path("recipe.yaml"))
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
@@ -83,5 +87,5 @@ class Recipe(Spec):
 
     def digest(self) -> str:
         """Hexadecimal sha256 of every setting that changes what a run does, whatever the file's layout was."""
-        told = self.model_dump(mode="json", exclude={"tracking"})
+        told = self.model_dump(mode="json", exclude={"tracking", "storage"})
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -12,42 +12,22 @@ import fcntl
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fettle.artifact import digest_folder, is_artifact, read_artifact, replace_text, sync_folder
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.canary import Canary
 from fettle.registry.files import Kind, checked_files
 from fettle.registry.reference import CANDIDATE, PRODUCTION, Reference, check_alias, check_name
+from fettle.registry.stored import Stored, Version
 
 _MARK = ".registry"
-_PIN = ".pinned"
+_PIN, _CANARY = ".pinned", "canary.json"
 _MOST_BEFORE = 20  # versions that an alias can go back to
-
-
-@dataclass(frozen=True)
-class Version:
-    """number: from 1. digest: over all its files. base: path and digest of what an adapter goes over, as far as it says
-    so. size: bytes. published: in UTC. kind: an adapter, or a model's full weights."""
-
-    name: str
-    number: int
-    folder: Path
-    digest: str
-    size: int
-    published: str
-    base: dict[str, str] | None = None
-    kind: Kind = "adapter"
-
-    @property
-    def id(self) -> str:
-        """`support:7`."""
-        return f"{self.name}:{self.number}"
 
 
 class FolderRegistry:
@@ -55,6 +35,7 @@ class FolderRegistry:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
+        self._stored = Stored(self.root)
 
     @property
     def is_there(self) -> bool:
@@ -63,26 +44,28 @@ class FolderRegistry:
 
     def names(self) -> list[str]:
         """Of everything that has a version, sorted."""
-        return sorted(
-            folder.parent.name for folder in self.root.glob("*/versions") if self._numbers(folder.parent.name)
-        )
+        return [name for name in self._stored.names() if self._stored.is_published(name)]
 
     def kind(self, name: str) -> Kind | None:
         """Of a name's versions; None of an unknown one. Raises UserError where its files make no sense."""
-        numbers = self._numbers(name)
-        return self._read(name, numbers[-1]).kind if numbers else None
+        newest = self._newest(name)
+        return newest.kind if newest is not None else None
+
+    def newest(self, name: str) -> int:
+        """The number of its newest version, 0 of an unknown name."""
+        return max(self._stored.numbers(name), default=0)
 
     def versions(self, name: str) -> list[Version]:
         """All that are there, oldest first; none for an unknown name."""
-        return [self._read(name, number) for number in self._numbers(name)]
+        return [self._stored.read(name, number) for number in self._stored.numbers(name)]
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to number."""
-        return {alias: told["now"] for alias, told in self._aliases(name).items()}
+        return {alias: told["now"] for alias, told in self._stored.aliases(name).items()}
 
     def find(self, wanted: Reference) -> Version:
         """What a reference means now. Raises UserError where there is no such thing."""
-        if not self._numbers(wanted.name):
+        if not self._stored.is_published(wanted.name):
             near = did_you_mean(wanted.name, self.names())
             raise UserError(f"nothing called '{wanted.name}' is published in {self.root}{near}", field="name")
         number = wanted.number
@@ -97,10 +80,10 @@ class FolderRegistry:
                     fix=f"fettle promote {wanted.name}:NUMBER" if wanted.alias == PRODUCTION else None,
                 )
             number = aliases[str(wanted.alias)]
-        if not self._file(wanted.name, number).is_file():
-            told = ", ".join(str(one.number) for one in self.versions(wanted.name))
+        if (version := self._stored.version(wanted.name, number)) is None:
+            told = ", ".join(map(str, self._stored.numbers(wanted.name)))
             raise UserError(f"'{wanted.name}' has no version {number}", field="name", expected=told)
-        return self._read(wanted.name, number)
+        return version
 
     def publish(self, name: str, folder: str | Path, *, alias: str = CANDIDATE) -> Version:
         """A copy of the adapter or model in `folder` as the next version, at which `alias` points from then on; the
@@ -116,15 +99,15 @@ class FolderRegistry:
         artifact = read_artifact(source, verify=True) if is_artifact(source) else None
         digest = artifact.digest if artifact is not None else digest_folder(source)
         with self._locked(name):
-            there = self.versions(name)
-            if there and there[-1].kind != kind:
+            newest = self._newest(name)
+            if newest is not None and newest.kind != kind:
                 raise UserError(
-                    f"'{name}' is a published {there[-1].kind}, and this is a{'n' * (kind == 'adapter')} {kind}",
+                    f"'{name}' is a published {newest.kind}, and this is a{'n' * (kind == 'adapter')} {kind}",
                     field="name",
                     fix="publish it under another name",
                 )
-            if there and there[-1].digest == digest:
-                version = there[-1]
+            if newest is not None and newest.digest == digest:
+                version = newest
             else:
                 base = artifact.base if artifact is not None else None
                 version = self._commit(name, source, digest, size, base, kind)
@@ -142,7 +125,7 @@ class FolderRegistry:
         """Points `alias` at what it pointed at before. Raises UserError where it points at its first."""
         self.find(Reference(name, alias))
         with self._locked(name):
-            told = self._aliases(name)
+            told = dict(self._stored.aliases(name))
             before = [number for number in told[alias]["before"] if self._file(name, number).is_file()]
             if not before:
                 raise UserError(
@@ -151,7 +134,7 @@ class FolderRegistry:
                 )
             told[alias] = {"now": before[-1], "before": before[:-1]}
             replace_text(self._aliases_file(name), json.dumps(told, indent=2))
-        return self._read(name, told[alias]["now"])
+        return self._stored.read(name, told[alias]["now"])
 
     def canary(self, name: str) -> Canary | None:
         """What a share of the name's requests goes to. Raises UserError where its file makes no sense."""
@@ -162,6 +145,10 @@ class FolderRegistry:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"not readable as a canary ({error})", file=file) from error
+
+    def with_canary(self) -> list[str]:
+        """Names that a canary was set for; it may be stopped by now."""
+        return self._stored.names(_CANARY)
 
     def set_canary(self, name: str, canary: Canary | None) -> None:
         """From now on; None ends it. Raises UserError where its alias points at nothing."""
@@ -175,11 +162,11 @@ class FolderRegistry:
 
     def pinned(self) -> set[str]:
         """Names that endpoints load first and never let go of."""
-        return {file.parent.name for file in self.root.glob(f"*/{_PIN}")}
+        return set(self._stored.names(_PIN))
 
     def pin(self, name: str, is_pinned: bool) -> None:
         """Raises UserError for an unknown name, and a model's: engines of its own hold that anyway."""
-        if not self._numbers(name):
+        if not self._stored.is_published(name):
             self.find(Reference(name))
         if is_pinned and self.kind(name) == "model":
             raise UserError(f"'{name}' is a model, and only adapters take places", field="name")
@@ -193,17 +180,22 @@ class FolderRegistry:
         """Name to alias to version, of all names of a kind: what endpoints look at again and again. None for a name
         whose files cannot be read; an alias whose version is gone is left out."""
         found: dict[str, dict[str, Version] | None] = {}
-        for name in self.names():
+        for name in self._stored.names():
             try:
-                aliases = self.aliases(name).items()
-                there = {alias: number for alias, number in aliases if self._file(name, number).is_file()}
-                versions = {alias: self._read(name, number) for alias, number in there.items()}
+                named = {alias: self._stored.version(name, number) for alias, number in self.aliases(name).items()}
+                versions = {alias: version for alias, version in named.items() if version is not None}
+                if not versions and not self._stored.is_published(name):
+                    continue
             except (UserError, OSError):
                 found[name] = None
                 continue
             if all(version.kind == kind for version in versions.values()):
                 found[name] = versions
         return found
+
+    def _newest(self, name: str) -> Version | None:
+        numbers = self._stored.numbers(name)
+        return self._stored.read(name, numbers[-1]) if numbers else None
 
     def _commit(
         self, name: str, source: Path, digest: str, size: int, base: dict[str, str] | None, kind: Kind
@@ -219,7 +211,7 @@ class FolderRegistry:
                 raise UserError("its files changed while they were copied", file=source, fix="publish it again")
             sync_folder(partial)
             # A number is never taken twice, whatever became of the first who had it.
-            number = max(_numbers_of(versions.iterdir()), default=0) + 1
+            number = max([0, *self._stored.numbers(name), *self._stored.numbers(name, "")]) + 1
             partial.rename(versions / str(number))
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -230,7 +222,7 @@ class FolderRegistry:
         return version
 
     def _point(self, name: str, alias: str, number: int) -> int | None:
-        told = self._aliases(name)
+        told = dict(self._stored.aliases(name))
         now = told.get(alias, {}).get("now")
         if now == number:
             return number
@@ -238,30 +230,6 @@ class FolderRegistry:
         told[alias] = {"now": number, "before": before[-_MOST_BEFORE:]}
         replace_text(self._aliases_file(name), json.dumps(told, indent=2))
         return now
-
-    def _numbers(self, name: str) -> list[int]:
-        return _numbers_of(self._versions(name).glob("[1-9]*.json"))
-
-    def _read(self, name: str, number: int) -> Version:
-        try:
-            told: dict[str, Any] = json.loads(self._file(name, number).read_text(encoding="utf-8"))
-            # By its place and not by what it says, since folders are moved and copied.
-            return Version(**told | {"name": name, "number": number, "folder": self._versions(name) / str(number)})
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"not readable as a version ({error})", file=self._file(name, number)) from error
-
-    def _aliases(self, name: str) -> dict[str, dict[str, Any]]:
-        file = self._aliases_file(name)
-        if not file.is_file():
-            return {}
-        try:
-            told = json.loads(file.read_text(encoding="utf-8"))
-            return {
-                str(alias): {"now": int(one["now"]), "before": [int(number) for number in one["before"]]}
-                for alias, one in told.items()
-            }
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"not readable as aliases ({error})", file=file) from error
 
     def _versions(self, name: str) -> Path:
         return self.root / name / "versions"
@@ -273,7 +241,7 @@ class FolderRegistry:
         return self.root / name / "aliases.json"
 
     def _canary_file(self, name: str) -> Path:
-        return self.root / name / "canary.json"
+        return self.root / name / _CANARY
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -282,8 +250,3 @@ class FolderRegistry:
         with open(self.root / name / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _numbers_of(files: Iterable[Path]) -> list[int]:
-    """Those that files and folders are called by, in order; what is called otherwise is left out."""
-    return sorted(int(file.stem) for file in files if file.stem.isascii() and file.stem.isdigit())

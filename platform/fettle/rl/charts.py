@@ -1,94 +1,67 @@
-"""A run of reinforcement learning as one picture."""
+"""A run of reinforcement learning as pictures: what its flight recorder has, over the iterations."""
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fettle.rl.recorder import PHASES, IterationRow
+from fettle.train.chart import BLUE, ORANGE, Chart, Point, drawn, line_chart, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BLUE, _ORANGE = "#2f6db3", "#c4622d"  # as in the other charts of a report
+_X = "iteration"
 _COLOURS = {
-    "generate": _BLUE,
+    "generate": BLUE,
     "score": "#8fb4dc",
     "reference": "#b9a3cf",
-    "learn": _ORANGE,
+    "learn": ORANGE,
     "sync": "#7a9a6b",
     "wait": "#d5d9dd",
 }
-_FEW = 3  # so few iterations are drawn as dots: a line through one of them would be nothing
 
 
-def figure(rows: Sequence[IterationRow], heldout: Sequence[tuple[int, float]] = ()) -> str:
-    """An SVG element of reward, divergence, length, entropy, gap and the phases' seconds over the iterations.
+def charts(of: str, rows: Sequence[IterationRow], heldout: Sequence[Point] = ()) -> list[Chart]:
+    """Reward, divergence, length, entropy, gap and the phases' seconds. Empty where there are no rows.
 
-    heldout: (iterations done, reward on the held-out prompts). An empty string where there are no rows.
+    of: the stage. heldout: (iterations done, reward on the held-out prompts).
     """
     if not rows:
-        return ""
-    # Only here, because reports are imported by commands that draw nothing.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+        return []
 
-    drawn = Figure(figsize=(9, 4.6), layout="constrained")
-    panels: list[Axes] = list(drawn.subplots(2, 3, sharex=True).flat)
-    reward, kl, length, entropy, gap, phases = panels
-    _line(reward, rows, "reward", lambda row: row.reward)
-    if heldout:
-        reward.plot(*zip(*heldout, strict=True), "o", color=_ORANGE, label="held out")
-        reward.legend(frameon=False, fontsize="small")
-    _line(kl, rows, "divergence, nats an answer", lambda row: row.kl["answer"])
-    _line(length, rows, "length, tokens an answer", lambda row: row.lengths["mean"])
-    _line(entropy, rows, "entropy, nats a token", lambda row: row.entropy)
-    # No gap at all, as with one engine and one dtype on a CPU, has no place on a log axis.
-    _line(gap, rows, "gap of sampler and learner, nats", lambda row: row.gap["mean"] or math.nan, empty="0 or none")
-    if any(row.gap["mean"] > 0 for row in rows):
-        gap.set_yscale("log")
-    _phases(phases, rows)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e6e6e6")
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize="small")
-    for axes in panels[3:]:
-        axes.set_xlabel("iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    text = io.StringIO()
-    drawn.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    def over(value: Callable[[IterationRow], float]) -> list[Point]:
+        return [(row.iteration, value(row)) for row in rows]
+
+    return [
+        line_chart(of, "Reward", over(lambda row: row.reward), x=_X, dots=heldout),
+        line_chart(of, "Divergence, nats an answer", over(lambda row: row.kl["answer"]), x=_X),
+        line_chart(of, "Length, tokens an answer", over(lambda row: row.lengths["mean"]), x=_X),
+        line_chart(of, "Entropy, nats a token", over(lambda row: row.entropy), x=_X),
+        # No gap at all, as with one engine and one dtype on a CPU, has no place on a log axis.
+        line_chart(of, "Gap of sampler and learner, nats a token", over(lambda row: row.gap["mean"]), x=_X, log=True),
+        _phases(of, rows),
+    ]
 
 
-def _line(
-    axes: Axes,
-    rows: Sequence[IterationRow],
-    title: str,
-    value: Callable[[IterationRow], float],
-    empty: str = "none measured",
-) -> None:
-    iterations, values = [row.iteration for row in rows], [value(row) for row in rows]
-    axes.plot(iterations, values, color=_BLUE, linewidth=1.2, marker="o" if len(rows) <= _FEW else None)
-    axes.set_title(title, loc="left", fontsize="medium")
-    if not any(math.isfinite(one) for one in values):
-        axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color="#66727f")
-        axes.set_yticks([])
-
-
-def _phases(axes: Axes, rows: Sequence[IterationRow]) -> None:
+def _phases(of: str, rows: Sequence[IterationRow]) -> Chart:
     names = [name for name in (*PHASES, "wait") if any(row.phases.get(name) for row in rows)]
-    stacked = [[row.phases.get(name, 0.0) for row in rows] for name in names]
-    if names and len(rows) > 1:
-        axes.stackplot([r.iteration for r in rows], stacked, labels=names, colors=[_COLOURS[name] for name in names])
-    elif names:
-        low = 0.0
-        for name, (seconds,) in zip(names, stacked, strict=True):
-            axes.bar(rows[0].iteration, seconds, bottom=low, label=name, color=_COLOURS[name])
-            low += seconds
-    axes.set_title("seconds an iteration", loc="left", fontsize="medium")
-    if names:
-        axes.set_ylim(0, 1.4 * max(sum(row) for row in zip(*stacked, strict=True)))  # the legend stands above the stack
-        axes.legend(frameon=False, fontsize="x-small", ncols=3, loc="upper right")
+    means = {name: thinned([(row.iteration, row.phases.get(name, 0.0)) for row in rows]) for name in names}
+
+    def draw(axes: Axes) -> None:
+        if not names:
+            return
+        places = [one[0] for one in means[names[0]]]
+        stacked = [[one[1] for one in means[name]] for name in names]
+        if len(places) > 1:
+            axes.stackplot(places, stacked, labels=names, colors=[_COLOURS[name] for name in names])
+        else:
+            low = 0.0
+            for name, (seconds,) in zip(names, stacked, strict=True):
+                axes.bar(places[0], seconds, bottom=low, label=name, color=_COLOURS[name])
+                low += seconds
+        axes.set_ylim(0, 1.5 * max(sum(each) for each in zip(*stacked, strict=True)))  # the legend stands above
+        axes.legend(frameon=False, fontsize=10, ncols=3, handlelength=1.2, columnspacing=1, loc="upper right")
+
+    sums = ", ".join(f"{name} {sum(row.phases.get(name, 0.0) for row in rows):.0f}" for name in names)
+    return drawn(of, "Seconds an iteration", f"Seconds of {of}'s iterations, in all: {sums or 'none'}", _X, draw)

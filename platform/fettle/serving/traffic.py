@@ -125,7 +125,7 @@ def is_bare(model: str) -> bool:
 
 def _running(registries: Sequence[FolderRegistry]) -> dict[str, Canary]:
     found: dict[str, Canary] = {}
-    for registry, name in [(one, name) for one in registries for name in one.names()]:
+    for registry, name in [(one, name) for one in registries for name in one.with_canary()]:
         try:
             canary = registry.canary(name)
         except UserError as error:

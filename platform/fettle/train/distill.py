@@ -1,4 +1,4 @@
-"""The task of distillation: a student's next-token distributions beside those of a frozen teacher.
+"""The tasks of distillation, and of staying near the base: a model's next-token distributions beside a frozen one's.
 
 Letters: N loss-bearing tokens of a micro-batch, V vocabulary.
 """
@@ -6,6 +6,7 @@ Letters: N loss-bearing tokens of a micro-batch, V vocabulary.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,27 +41,15 @@ def load_teacher(teacher: Teacher, precision: str) -> PreTrainedModel:
     return model.requires_grad_(False).eval()
 
 
-class DistillTask(CausalTask):
-    """spec: of any loss but `answers`. teacher: as `load_teacher` gives it. precision: of the arithmetic."""
+class BesideTask(CausalTask, ABC):
+    """A model that learns with another's probabilities beside its own. teacher: as `load_teacher` gives it. precision:
+    of the arithmetic."""
 
     def __init__(
-        self,
-        spec: DistillStage,
-        teacher: PreTrainedModel,
-        *,
-        precision: str,
-        max_length: int,
-        packing: bool,
-        pad_id: int,
+        self, teacher: PreTrainedModel, *, precision: str, max_length: int, packing: bool, pad_id: int
     ) -> None:
         super().__init__(max_length=max_length, packing=packing, pad_id=pad_id)
-        assert spec.alpha is not None and spec.temperature is not None
-        self.alpha, self.temperature, self.precision = spec.alpha, spec.temperature, precision
-        self.divergence: Callable[..., torch.Tensor] = reverse_kl if spec.loss == "reverse_kl" else forward_kl
-        if spec.loss == "jsd":
-            assert spec.beta is not None
-            self.divergence = functools.partial(jensen_shannon, beta=spec.beta)
-        self.teacher = teacher
+        self.teacher, self.precision = teacher, precision
         read_hidden_states(teacher)
 
     def load(self, base: Path, dtype: Stored) -> PreTrainedModel:
@@ -74,7 +63,7 @@ class DistillTask(CausalTask):
         self.teacher.to(trainer.args.device)
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """α times the divergence plus (1 - α) times the cross-entropy, summed over the labels, in nats, a scalar."""
+        """`_loss`, summed over the labels, in nats, a scalar."""
         return self._sums(model, inputs, self._loss)[0]
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -82,10 +71,9 @@ class DistillTask(CausalTask):
         loss, kl, ce = self._sums(model, inputs, self._loss, _kl, _ce)
         return {"loss": loss, "kl": kl, "ce": ce}
 
+    @abstractmethod
     def _loss(self, teacher: torch.Tensor, student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """As the other terms, a sum over the tokens. teacher, student: logits [N, V], each its own V; targets: [N]."""
-        divergence = self.divergence(*_shared(teacher, student), self.temperature).sum()
-        return self.alpha * divergence + (1 - self.alpha) * _ce(teacher, student, targets)
 
     def _sums(
         self, model: Any, inputs: dict[str, torch.Tensor], *terms: Callable[..., torch.Tensor]
@@ -118,6 +106,37 @@ class DistillTask(CausalTask):
 
         sums: list[torch.Tensor] = model(input_ids=ids, position_ids=positions, use_cache=False, read=read)["sums"]
         return sums
+
+
+class DistillTask(BesideTask):
+    """A student and its teacher. spec: of any loss but `answers`; the rest as of BesideTask."""
+
+    def __init__(self, spec: DistillStage, teacher: PreTrainedModel, **rows: Any) -> None:
+        super().__init__(teacher, **rows)
+        assert spec.alpha is not None and spec.temperature is not None
+        self.alpha, self.temperature = spec.alpha, spec.temperature
+        self.divergence: Callable[..., torch.Tensor] = reverse_kl if spec.loss == "reverse_kl" else forward_kl
+        if spec.loss == "jsd":
+            assert spec.beta is not None
+            self.divergence = functools.partial(jensen_shannon, beta=spec.beta)
+
+    def _loss(self, teacher: torch.Tensor, student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """α times the divergence plus (1 - α) times the cross-entropy."""
+        divergence = self.divergence(*_shared(teacher, student), self.temperature).sum()
+        return self.alpha * divergence + (1 - self.alpha) * _ce(teacher, student, targets)
+
+
+class NearBaseTask(BesideTask):
+    """A model held to what it was before it was tuned, which is its teacher: learning without forgetting (Li & Hoiem
+    2016, arXiv:1606.09282, equation 2, at temperature 1). coef: weight of the divergence; the rest as of BesideTask."""
+
+    def __init__(self, coef: float, teacher: PreTrainedModel, **rows: Any) -> None:
+        super().__init__(teacher, **rows)
+        self.coef = coef
+
+    def _loss(self, teacher: torch.Tensor, student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy plus `coef` times KL(teacher ‖ student)."""
+        return _ce(teacher, student, targets) + self.coef * _kl(teacher, student, targets)
 
 
 def _ce(teacher: torch.Tensor, student: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

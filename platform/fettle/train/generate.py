@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from fettle.models.base import load_tokenizer, positions_of
-from fettle.models.generate import generate
+from fettle.models.generate import Draws, generate
 from fettle.recipe.distill import DistillStage
 from fettle.train.distill import load_teacher
 from fettle.train.job import StageJob, Teacher
@@ -57,21 +56,3 @@ class Generator:
             self._model.generation_config = GenerationConfig()  # its own one would fill up what ours leaves open
             self._model.to(self._device)  # type: ignore[arg-type]
         return self._model
-
-
-class Draws(LogitsProcessor):
-    """Makes the likeliest token one that is drawn: logits / temperature plus Gumbel noise (Maddison et al. 2014,
-    arXiv:1411.0030, section 2), from a generator for each row, so that no answer depends on its neighbours."""
-
-    def __init__(self, temperature: float, seeds: Sequence[str]) -> None:
-        self._temperature = temperature
-        self._generators = [torch.Generator().manual_seed(_number(seed)) for seed in seeds]
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        drawn = [torch.empty(scores.shape[-1]).exponential_(generator=one) for one in self._generators]
-        noise = -torch.stack(drawn).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return scores.float() / self._temperature + noise.to(scores.device)
-
-
-def _number(seed: str) -> int:
-    return int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=7).digest(), "big")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray.exceptions import RayActorError
@@ -20,11 +18,9 @@ from fettle.errors import DoesNotFit, FettleError, StageFailed
 from fettle.recipe.cluster import ClusterSpec
 from fettle.train.checkpoint import Fence
 from fettle.train.job import Job, StageFunction
-from fettle.train.notice import leave_note, note_is_left
 from fettle.train.worker import run_stages
 
 RETRIES = 1
-NOTICE_S = 25.0
 
 
 def run_group(
@@ -33,35 +29,34 @@ def run_group(
     *,
     fence: Fence,
     out: Path,
-    watch: Callable[[], None],
+    logs: Path,
 ) -> None:
-    """Trains the stages on one worker group; returns when all their artifacts are there.
+    """Trains the stages on one worker group; returns when all their artifacts are there. out: the run's folder.
 
-    watch: called again and again from this thread meanwhile (it draws progress, and is where an interrupt is raised).
     Raises DoesNotFit where the cluster is too small, the worker's own FettleError, or StageFailed.
     """
     jobs = [job for job, _ in stages]
     check_fits(cluster, jobs)
     while True:
-        before = _progress(jobs)
-        failure = _run_once(_trainer(stages, cluster, fence, out), fence, watch)
+        before = progress_of(jobs)
+        failure = _failure(_trainer(stages, cluster, fence, out, logs))
         if failure is None:
             return
         # Ray Train has tried again by itself; where processes go on dying, so does the run while it gets anywhere.
-        if not _died(failure) or _progress(jobs) == before:
-            raise _as_ours(failure, [job.name for job in jobs], out)
+        if not _died(failure) or progress_of(jobs) == before:
+            raise _as_ours(failure, [job.name for job in jobs], logs)
 
 
 def _trainer(
-    stages: Sequence[tuple[Job, StageFunction]], cluster: ClusterSpec, fence: Fence, out: Path
+    stages: Sequence[tuple[Job, StageFunction]], cluster: ClusterSpec, fence: Fence, out: Path, logs: Path
 ) -> TorchTrainer:
     attempt = uuid.uuid4().hex[:4]  # one that goes on under the name of one that failed would fail with it
     return TorchTrainer(
         run_stages,
-        train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": out / "logs"},
+        train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": logs},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers if cluster.min_workers is None else (cluster.fewest, cluster.workers),
+            num_workers=cluster.workers if cluster.min_workers is None else (cluster.fewest, cluster.workers),  # type: ignore[arg-type]  # V2 has it
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker},
         ),
@@ -74,32 +69,7 @@ def _trainer(
     )
 
 
-def _run_once(trainer: TorchTrainer, fence: Fence, watch: Callable[[], None]) -> BaseException | None:
-    """What ended it, if it did not end well."""
-    failure: list[BaseException] = []
-    # In a thread, because only the main one can be interrupted while it waits, and it has the progress to draw.
-    thread = threading.Thread(target=_fit, args=(trainer, failure), name="ray-train", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-            watch()
-    except KeyboardInterrupt as stopped:
-        if str(stopped) == "SIGTERM":  # a notice, with some time left; who presses Ctrl-C wants an end
-            _save_first(thread, fence)
-        raise
-    return failure[0] if failure else None
-
-
-def _save_first(thread: threading.Thread, fence: Fence) -> None:
-    """Has the workers write a checkpoint, and waits for it as long as a notice usually leaves."""
-    leave_note(fence)
-    until = time.monotonic() + NOTICE_S
-    while thread.is_alive() and note_is_left(fence) and time.monotonic() < until:
-        thread.join(0.1)
-
-
-def _progress(jobs: Sequence[Job]) -> list[int | None]:
+def progress_of(jobs: Sequence[Job]) -> list[int | None]:
     """Of each stage the newest checkpoint's step, None once it is done."""
     found: list[int | None] = []
     for job in jobs:
@@ -108,11 +78,20 @@ def _progress(jobs: Sequence[Job]) -> list[int | None]:
     return found
 
 
+def _failure(trainer: TorchTrainer) -> BaseException | None:
+    """What ended it, if it did not end well."""
+    try:
+        trainer.fit()
+    except BaseException as error:
+        return error
+    return None
+
+
 def _died(error: BaseException) -> bool:
-    """Whether a process ended that did not raise anything itself: a worker, or what Ray Train watches them from."""
+    """Whether a worker ended that did not raise anything itself."""
     if isinstance(error, WorkerGroupError):
         return any(isinstance(one, WorkerHealthCheckFailedError) for one in error.worker_failures.values())
-    return isinstance(error, (RayActorError, PreemptionError))
+    return isinstance(error, PreemptionError)
 
 
 def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
@@ -142,13 +121,6 @@ def _check_beside(job: Job, cluster: ClusterSpec, cpus: int, gpus: int) -> None:
             )
 
 
-def _fit(trainer: TorchTrainer, failure: list[BaseException]) -> None:
-    try:
-        trainer.fit()
-    except BaseException as error:
-        failure.append(error)
-
-
 def _worker_env(cluster: ClusterSpec) -> dict[str, str]:
     env = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if cluster.gpus_per_worker == 0:
@@ -156,8 +128,13 @@ def _worker_env(cluster: ClusterSpec) -> dict[str, str]:
     return env
 
 
-def _as_ours(error: BaseException, names: Sequence[str], out: Path) -> FettleError:
+def _as_ours(error: BaseException, names: Sequence[str], logs: Path) -> FettleError:
     """A worker's own FettleError where there is one, else StageFailed naming the cause."""
+    if isinstance(error, RayActorError):
+        # Its placement group stays taken where there is no dashboard, which Ray's cleaner asks: no second try here.
+        return StageFailed(
+            f"Ray Train's controller of {' or '.join(names)} ended; the same command goes on from here\n  log: {logs}"
+        )
     causes = list(getattr(error, "worker_failures", {}).values()) or [error]
     for cause in causes:
         inner = getattr(cause, "cause", None) or cause.__cause__ or cause
@@ -165,4 +142,4 @@ def _as_ours(error: BaseException, names: Sequence[str], out: Path) -> FettleErr
             if isinstance(found, FettleError):
                 return found
     last = (str(causes[0]).strip() or repr(causes[0])).splitlines()[-1][:300]
-    return StageFailed(f"stage {' or '.join(names)} failed: {last}\n  log: {out / 'logs'}")
+    return StageFailed(f"stage {' or '.join(names)} failed: {last}\n  log: {logs}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from fettle.data.line_index import StreamedSource
 from fettle.data.sources import OpenSource
+from fettle.models.interpolate import Search
 from fettle.models.packed import why_not_packed
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
@@ -70,7 +71,7 @@ class LearnJob(Job):
     """One stage that changes weights, whatever it learns from.
 
     from_adapter: an adapter over the base to go on with (merge_first: to merge). data: of each source, its path and
-    digest. pad_id: the one that fills rows.
+    digest. data_licences: of each, its path and the licences that are told. pad_id: the one that fills rows.
     """
 
     spec: LearningStage
@@ -80,6 +81,7 @@ class LearnJob(Job):
     precision: Precision
     data: tuple[tuple[str, str], ...]
     pad_id: int
+    data_licences: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def packing(self) -> bool:
@@ -115,7 +117,7 @@ class StageJob(LearnJob):
     tokens: the folders of each encoded source, in the recipe's order, with their weights. streams: instead of them,
     sources to be encoded while training. heldout: folders of the held-out examples, or none for a share of the first
     source. labels: of a classifier, in the order of its head's rows. teacher: of a distillation; where it answers,
-    `tokens` are of the replayed sources alone.
+    `tokens` are of the replayed sources alone. near: folder of the model that it is held to.
     """
 
     spec: TrainingStage
@@ -125,6 +127,7 @@ class StageJob(LearnJob):
     heldout: tuple[Path, ...]
     labels: tuple[str, ...] = ()
     teacher: Teacher | None = None
+    near: Path | None = None
 
     @property
     def learned_from(self) -> tuple[Path, ...]:
@@ -134,12 +137,14 @@ class StageJob(LearnJob):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeJob(Job):
-    """Adapters over the base to merge, each with its weight; method, density and seed tell how several become one."""
+    """Adapters over the base to merge, each with its weight; method, density and seed tell how several become one. None
+    are full weights. search: how near to the untuned weights the result is to lie."""
 
     spec: MergeStage
     adapters: tuple[tuple[Path, float], ...]
     method: Method
     density: float
+    search: Search | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

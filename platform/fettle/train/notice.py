@@ -7,6 +7,7 @@ Ray, whose node is being drained.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +25,7 @@ _NOBODY, _DRIVER, _PERHAPS_RAY = range(3)
 
 def leave_note(fence: Fence) -> None:
     """Asks the run's workers for a checkpoint at the end of the step they are in."""
-    replace_text(fence.file.with_name(_FILE), fence.token)
-
-
-def note_is_left(fence: Fence) -> bool:
-    """Whether they have been asked and have not yet written it."""
-    try:
-        return fence.file.with_name(_FILE).read_text(encoding="utf-8") == fence.token
-    except OSError:
-        return False
+    replace_text(fence.file.with_name(_FILE), f"{fence.token} {uuid.uuid4().hex}")
 
 
 class SaveOnNotice(TrainerCallback):
@@ -46,6 +39,7 @@ class SaveOnNotice(TrainerCallback):
         self.writer, self.every, self.is_leaving = writer, every, is_leaving
         self._asked_ray = time.monotonic()
         self._is_asked = self._has_obeyed_ray = False
+        self._read = self._note()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every:
@@ -61,15 +55,13 @@ class SaveOnNotice(TrainerCallback):
         if self._is_asked:
             self._is_asked = False
             self.writer.wait()
-            if self.writer.rank == 0:
-                self.writer.checkpoints.fence.file.with_name(_FILE).unlink(missing_ok=True)
 
     def _first_sees(self, args: Any) -> int:
         """What the first worker sees, told to all."""
         seen = _NOBODY
         if self.writer.rank == 0:
-            if note_is_left(self.writer.checkpoints.fence):
-                seen = _DRIVER
+            if (note := self._note()) != self._read:
+                self._read, seen = note, _DRIVER
             elif self.is_leaving is not None and time.monotonic() - self._asked_ray > _ASK_RAY_EVERY_S:
                 self._asked_ray, seen = time.monotonic(), _PERHAPS_RAY
         if self.writer.world == 1:
@@ -77,3 +69,12 @@ class SaveOnNotice(TrainerCallback):
         told = torch.tensor(seen, device=args.device)
         torch.distributed.broadcast(told, src=0)
         return int(told)
+
+    def _note(self) -> str | None:
+        """The last that this run's driver has left."""
+        fence = self.writer.checkpoints.fence
+        try:
+            text = fence.file.with_name(_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return None
+        return text if text.startswith(fence.token) else None

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fettle.artifact import library_versions, new_artifact
 from fettle.models.base import digest_of, dtype_of
+from fettle.models.licences import inherited
 from fettle.train.job import GroupMember, LearnJob
 from fettle.train.trainer import StageTrainer
 
@@ -27,10 +28,7 @@ def publish(
     metrics: what the artifact tells of the training."""
     is_adapter = job.adapter.is_beside
     base_digest = digest_of(base)
-    parents = [base_digest]
-    if job.from_adapter is not None:
-        parents.append(digest_of(job.from_adapter))
-    parents += [digest_of(folder) for folder in job.learned_from]
+    earlier = [*([job.from_adapter] if job.from_adapter is not None else []), *job.learned_from]
     with new_artifact(
         job.artifact,
         kind="adapter" if is_adapter and trainer.task.kind == "model" else trainer.task.kind,
@@ -38,12 +36,13 @@ def publish(
         fingerprint=job.fingerprint,
         may_commit=member.fence.check,
         base={"path": str(base), "digest": base_digest} if is_adapter else None,
-        parents=tuple(parents),
+        parents=(base_digest, *map(digest_of, earlier)),
         recipe=job.recipe,
         data=dict(job.data),
         seed=job.seed,
         versions=library_versions(),
         metrics=metrics,
+        **inherited([base, *earlier], job.data_licences),
     ) as folder:
         model: Any = trainer.model
         plain = model.get_base_model() if is_adapter else model
@@ -55,6 +54,10 @@ def publish(
         if not is_adapter:
             dtype = dtype_of(base)
             state = _cast(state, dtype)
+        for config in model.peft_config.values() if is_adapter else ():
+            if isinstance(getattr(config, "target_modules", None), set):
+                # PEFT writes a set in an order of the process's own, and the digest would be another one each time.
+                config.target_modules = sorted(config.target_modules)
         model.save_pretrained(folder, state_dict=state)
         if not is_adapter:
             model.config.dtype = dtype  # transformers notes that of the model, which was trained in float32

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ray import train
 
-from fettle.artifact import is_artifact
+from fettle.artifact import code_version, is_artifact
 from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
 from fettle.train.job import GroupMember, Job, LearnJob, StageFunction
@@ -35,6 +35,7 @@ def run_member(stages: Sequence[tuple[Job, StageFunction]], member: GroupMember,
     """The stages on one worker, whose process group (if there are several workers) is already there."""
     if logs is not None:
         print_into(logs / f"worker-{member.rank}.log")
+    code_version()  # now, while it is what was imported: a run may last for days
     torch.set_num_threads(member.cluster.cpus_per_worker)
     if not needs_engine(member.cluster):
         # One worker alone is told of a group of one, and accelerate would wrap its model for that: gradient buckets for

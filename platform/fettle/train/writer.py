@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fettle.artifact import replace_text, sync_path
@@ -95,11 +96,11 @@ class CheckpointWriter:
             if self.rank == 0:
                 self._wait_for_others(folder)
                 self.checkpoints.commit(folder, step, and_keep)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             before = max(self.checkpoints.complete(), default=None)
             self._failure = FettleError(
-                f"the checkpoint of step {step:,} could not be written: {error.strerror or error}"
+                f"the checkpoint of step {step:,} could not be written: {getattr(error, 'strerror', None) or error}"
                 f" ({self.checkpoints.folder}); "
                 + ("none is there" if before is None else f"that of step {before:,} is there")
             )

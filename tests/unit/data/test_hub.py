@@ -12,6 +12,7 @@ import datasets
 import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub import DatasetCardData
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
 from fettle.data.remote import hub_id, is_address
@@ -66,7 +67,7 @@ class Hub:
             raise RepositoryNotFoundError("404", response=response)
         if revision not in (None, self.commit):
             raise RevisionNotFoundError("404", response=response)
-        return SimpleNamespace(sha=self.commit)
+        return SimpleNamespace(sha=self.commit, card_data=DatasetCardData(license="cc-by-4.0"))
 
     def load_dataset(self, name, subset=None, *, data_dir, split, revision, cache_dir):
         self.loads.append((name, subset, split))

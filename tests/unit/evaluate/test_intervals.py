@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fettle.evaluate.intervals import of_ratio, with_interval
+from fettle.evaluate.intervals import of_ratio, of_statistic, with_interval
 
 
 def test_a_ratio_is_weighted_by_the_counts() -> None:
@@ -44,3 +44,13 @@ def test_a_ratio_is_the_same_for_the_same_seed() -> None:
     sums, counts = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6, 5.3], [2, 1, 3, 4, 5, 6, 7]
 
     assert of_ratio(sums, counts, 5) == of_ratio(sums, counts, 5) != of_ratio(sums, counts, 6)
+
+
+def test_the_interval_of_any_statistic_is_that_of_its_resamples() -> None:
+    values = [0.1, 0.5, 0.2, 0.9, 0.4, 0.8]
+
+    found, mean = of_statistic(values, max, seed=0), of_statistic(values, lambda some: sum(some) / len(some), seed=0)
+
+    # 0.9 is missing from a third of the resamples, (5/6)^6, and 0.9 and 0.8 from a tenth, (4/6)^6.
+    assert (found.mean, found.low, found.high, found.records) == (0.9, 0.5, 0.9, 6)
+    assert mean.mean == pytest.approx(with_interval(values, 0).mean) and mean.low == pytest.approx(0.25, abs=0.05)

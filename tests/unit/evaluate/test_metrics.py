@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fettle.evaluate.metrics import scored, with_interval
+from fettle.evaluate.patterns import found_in
 
 
 def test_rouge_counts_words_pairs_and_the_longest_common_subsequence() -> None:
@@ -49,3 +50,21 @@ def test_an_interval_is_the_same_for_the_same_seed() -> None:
 
 def test_without_differences_there_is_no_doubt() -> None:
     assert (with_interval([0.25], 0).low, with_interval([0.25] * 9, 0).high) == (0.25, 0.25)
+
+
+def test_accuracy_is_of_answers_that_name_the_label_however_they_write_it() -> None:
+    found = scored(["The Refund.", "refunds", " late  train "], [["refund"], ["refund"], ["Late train!"]], ["accuracy"])
+    assert found["accuracy"].mean == pytest.approx(2 / 3)
+
+
+def test_f1_is_that_of_the_nearest_right_answers_words() -> None:
+    found = scored(["platform two at nine"], [["nine", "platform two"]], ["f1"])
+    assert found["f1"].mean == pytest.approx(
+        2 * (2 / 4) * 1 / (2 / 4 + 1)
+    )  # 2 of 4 words are right, and all of 2 there
+
+
+def test_regex_is_the_share_of_answers_with_the_pattern() -> None:
+    answers = ["It is 42.", "Forty-two", "7"]
+    found = scored(answers, [["x"]] * 3, ["regex"], found=found_in(r"\d+", answers))
+    assert (found["regex"].mean, found["regex"].records) == (pytest.approx(2 / 3), 3)

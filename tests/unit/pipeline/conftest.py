@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server
 from small_house import House, chat, lines, write_base
+from storage_house import StorageHouse
 
 from fettle.pipeline.recorded import EMBEDDED
 from fettle.pipeline.tracker import Tracker
@@ -59,3 +62,13 @@ def tracked(house: House, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
         {"name": "instruct", "kind": "sft", "data": "chat.jsonl", "replay": replay, "adapter": adapter},
         tracking={},
     )
+
+
+@pytest.fixture
+def stored(house: House, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> StorageHouse:
+    """The house with an empty bucket, into which this process is let."""
+    for key, value in {**s3.env, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(house.folder)}.items():
+        monkeypatch.setenv(key, value)
+    bucket = f"runs-{uuid.uuid4().hex[:8]}"
+    s3.fs.create_dir(bucket)
+    return StorageHouse(house, s3, bucket)

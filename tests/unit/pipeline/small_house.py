@@ -13,7 +13,7 @@ import yaml
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from fettle.artifact import Artifact, new_artifact, read_artifact
+from fettle.artifact import Artifact, library_versions, new_artifact, read_artifact
 from fettle.models.base import digest_of
 from fettle.pipeline.graph import PlannedStage, plan_stages
 from fettle.recipe import Recipe, load_recipe
@@ -107,6 +107,7 @@ def finish(stage: PlannedStage, steps: int = 3) -> Artifact:
         name=stage.spec.name,
         fingerprint=stage.fingerprint,
         base={"path": str(stage.base), "digest": digest_of(stage.base)} if is_adapter else None,
+        versions=library_versions(),
         metrics=METRICS,
     ) as folder:
         name = "adapter_model.safetensors" if is_adapter else "model.safetensors"

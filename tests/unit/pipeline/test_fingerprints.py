@@ -58,7 +58,12 @@ def test_a_setting_of_the_second_stage_changes_its_fingerprint_and_leaves_the_fi
 
 
 def test_everything_that_the_first_stage_computes_from_changes_all_stages(house):
-    for settings in ({"seed": 1}, {"stages__domain__lr": 1e-5}, {"adapter": {"kind": "lora"}}, {"cluster__cpus_per_worker": 2}):
+    for settings in (
+        {"seed": 1},
+        {"stages__domain__lr": 1e-5},
+        {"adapter": {"kind": "lora"}},
+        {"cluster__cpus_per_worker": 2},
+    ):
         assert changed(house, **settings) == [True, True], settings
 
 
@@ -83,6 +88,7 @@ def test_another_instruction_set_or_library_makes_other_numbers(house, monkeypat
         {"stages__domain__max_length": 128},  # the model's positions: the default
         {"stages__domain__batch": {"tokens": 8192}},  # the default
         {"stages__domain__data": [{"path": "./corpus.txt"}]},
+        {"stages__domain__data": [{"path": "corpus.txt", "licence": "mit"}]},
         {"stages__domain__cluster": {"workers": 2, "zero": 3}},  # the same losses, in sums of another order
         {"cluster__workers": 2},
         {"cluster__min_workers": 1},

@@ -17,9 +17,10 @@ from small_house import House, finish, write_base
 
 from fettle.artifact import new_artifact
 from fettle.errors import UserError
+from fettle.pipeline.page import write_report
 from fettle.pipeline.planned import PlannedMerge
 from fettle.pipeline.prepare import prepare
-from fettle.pipeline.report import make_report, table, write_report
+from fettle.pipeline.report import make_report, table
 
 LORA = {"kind": "lora", "r": 4}
 DOMAIN = {"name": "domain", "kind": "pretrain", "data": "corpus.txt"}
@@ -195,4 +196,4 @@ def test_a_stage_without_losses_is_reported_with_dashes_and_no_curve(house):
     text = io.StringIO()
     Console(file=text, width=120).print(table(report))
     assert text.getvalue().splitlines()[-1].split() == ["whole", "merge", "–", "–", "1", "s", "–", "–"]
-    assert (house.out / "report.html").read_text().count("<svg") == 1
+    assert (house.out / "report.html").read_text().count("<figure>") == 1

@@ -52,6 +52,14 @@ def test_sources_and_replay_are_encoded_with_their_weights_and_held_out_data_apa
     assert [name for name, _ in job.data] == ["chat.jsonl", "general.jsonl"]
 
 
+def test_a_job_says_under_which_licences_its_data_is(house):
+    (house.folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    (job,), _ = prepared(
+        house.with_stages(TASK | {"data": [{"path": "chat.jsonl", "licence": "mit"}, "general.jsonl"]})
+    )
+    assert job.data_licences == (("chat.jsonl", ("mit",)), ("general.jsonl", ("cc-by-4.0",)))
+
+
 def test_only_the_answers_of_a_chat_bear_loss(house):
     (job,), _ = prepared(house.with_stages(TASK))
     tokenizer = load_tokenizer(house.folder / "base")

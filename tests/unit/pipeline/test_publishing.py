@@ -12,7 +12,7 @@ from small_house import House, chat, finish, lines
 
 from fettle.errors import FettleError, GateFailed, UserError
 from fettle.pipeline import gate, runner
-from fettle.pipeline.evaluation import Comparison, Evaluation
+from fettle.pipeline.evaluated import Comparison, Evaluation
 from fettle.pipeline.report import Report
 from fettle.registry.folder import FolderRegistry
 
@@ -30,8 +30,9 @@ def score(monkeypatch: pytest.MonkeyPatch) -> Score:
     def compare(*_: object) -> tuple[Comparison, ...]:
         return (Comparison(judged("base", pair[0]), judged("instruct", pair[1])),)
 
-    monkeypatch.setattr(runner, "_train", lambda waiting, *_: [finish(stage) for stage in waiting])
+    monkeypatch.setattr(runner, "train", lambda waiting, *_: [finish(stage) for stage in waiting])
     monkeypatch.setattr(runner, "compare", compare)
+    monkeypatch.setattr(runner, "parity_of_run", lambda *_: None)  # an engine would start
     # The registry is a real one; whether vLLM could apply these few numbers is not asked.
     monkeypatch.setattr(
         gate,
@@ -99,7 +100,7 @@ def test_a_result_that_is_not_is_kept_and_not_published(house, score, before, af
     told = json.loads((house.out / "report.json").read_text())
     assert told["published"] is None and [check["is_met"] for check in told["checks"]].count(False) == 1
     assert Path(told["stages"][-1]["artifact"]["path"]).is_dir() and not (house.folder / "registry").exists()
-    assert "✗ rouge1 on asked.jsonl" in (house.out / "report.html").read_text()
+    assert "✗</span><span>rouge1 on asked.jsonl" in (house.out / "report.html").read_text()
 
     score(0.1, 0.9)
     assert run(gated(house)).published == "northline:1"

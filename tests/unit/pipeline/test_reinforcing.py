@@ -114,7 +114,7 @@ def test_prompts_that_are_too_long_are_left_out_and_told(house):
 def test_several_files_of_prompts_are_learned_from_together(house):
     job, notes = job_of(house, stages__align__prompts=["prompts.jsonl", {"path": "more.jsonl", "limit": 2}])
     assert notes == ["stages.align: 21 prompts to learn from, 1 held out"]
-    assert [name for name, _ in job.data] == ["prompts.jsonl", "more.jsonl"]
+    assert [name for name, _ in job.data] == ["prompts.jsonl", "more.jsonl", "rewards.py:short"]
 
 
 def test_on_cpus_sampler_and_learner_are_exact_unless_the_recipe_says_otherwise(house, monkeypatch):

@@ -18,8 +18,9 @@ from fettle.pipeline.evaluated import Comparison, Measurement, Retention
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import Check, judge
 from fettle.pipeline.origin import Origin
+from fettle.pipeline.page import write_report
 from fettle.pipeline.perplexity import Losses, Probe
-from fettle.pipeline.report import evaluation_table, make_report, write_report
+from fettle.pipeline.report import evaluation_table, make_report
 
 KEPT = {"kind": "retention", "data": "general.jsonl"}
 LORA = {"kind": "lora", "r": 4}
@@ -149,7 +150,7 @@ def test_the_budget_is_what_the_last_stage_may_have_forgotten(house, lose, after
 
 def test_a_run_that_forgets_more_than_its_budget_ends_with_exit_code_3_and_a_report(house, lose, monkeypatch):
     lose(base=2.0, domain=2.5, instruct=2.25)
-    monkeypatch.setattr(runner, "_train", lambda waiting, *_: [finish(stage) for stage in waiting])
+    monkeypatch.setattr(runner, "train", lambda waiting, *_: [finish(stage) for stage in waiting])
     house = judged(house, budget=0.02)
 
     with pytest.raises(GateFailed, match=r"forgetting on general.jsonl: 0.250, at most 0.020 wanted; the result is ke"):
@@ -157,7 +158,7 @@ def test_a_run_that_forgets_more_than_its_budget_ends_with_exit_code_3_and_a_rep
 
     (one,) = json.loads((house.out / "report.json").read_text())["evaluations"]
     assert [row["stage"] for row in one["stages"]] == ["domain", "instruct"] and one["budget"] == 0.02
-    assert "✗ forgetting on general.jsonl" in (house.out / "report.html").read_text()
+    assert "✗</span><span>forgetting on general.jsonl" in (house.out / "report.html").read_text()
 
 
 def test_without_a_budget_forgetting_is_only_told(house, lose):
@@ -175,8 +176,8 @@ def test_the_report_has_a_row_for_each_stage(house, lose):
     write_report(report, stages)
 
     page = " ".join((house.out / "report.html").read_text().split())
-    assert "<tr><td>base<td><td>2.000 (2.000 to 2.000)<td>–<td>– " in page
-    assert "<tr><td>instruct<td>domain<td>2.250 (2.250 to 2.250)<td>+0.250 (+0.250 to +0.250)<td>-0.250 (-0.2" in page
+    assert '<tr><th scope="row">base<td class="text-col">–<td>2.000 (2.000 to 2.000)<td>–<td>– ' in page
+    assert ">domain<td>2.250 (2.250 to 2.250)<td>+0.250 (+0.250 to +0.250)<td>-0.250 (-0.2" in page
     assert "domain added most. Budget of instruct: 0.02." in page
     assert [list(column.cells) for column in evaluation_table(report).columns] == [
         ["general.jsonl, kept", "  base", "  domain", "  instruct", "  most by domain"],

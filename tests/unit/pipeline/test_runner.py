@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +14,10 @@ from typing import Any
 import pytest
 from small_house import House, finish, lines
 
+from fettle.cli.run import parse_overrides
 from fettle.errors import DoesNotFit, FettleError, Interrupted, StageFailed, UserError
 from fettle.pipeline import runner
-from fettle.pipeline.graph import PlannedStage
 from fettle.pipeline.report import Report
-from fettle.recipe.cluster import ClusterSpec
-from fettle.train.checkpoint import Fence
 
 
 class Trainings:
@@ -31,7 +28,7 @@ class Trainings:
         self.failing: dict[str, BaseException | signal.Signals] = {}
         self.fences: list[Any] = []
 
-    def __call__(self, waiting: Any, jobs: Any, fence: Any, folder: Path, console: Any) -> None:
+    def __call__(self, waiting: Any, jobs: Any, functions: Any, fence: Any, folder: Path, console: Any) -> None:
         self.fences.append(fence)
         assert [job.name for job in jobs] == [stage.spec.name for stage in waiting]
         for stage in waiting:
@@ -47,7 +44,7 @@ class Trainings:
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     found = Trainings()
-    monkeypatch.setattr(runner, "_train", found)
+    monkeypatch.setattr(runner, "train", found)
     return found
 
 
@@ -223,58 +220,11 @@ def test_the_run_says_what_it_is_of(house, trainings):
     assert told == {"recipe": "northline", "file": str(house.file), "digest": house.recipe(seed=3).digest()}
 
 
-class Groups:
-    """Stands where run_group would be: notes (workers, names) of each worker group, and finishes its stages."""
-
-    def __init__(self) -> None:
-        self.started: list[tuple[int, list[str]]] = []
-        self.planned: list[PlannedStage] = []
-
-    def __call__(
-        self, stages: Any, cluster: ClusterSpec, *, fence: Fence, out: Path, watch: Callable[[], None]
-    ) -> None:
-        watch()
-        names = [job.name for job, _ in stages]
-        self.started.append((cluster.workers, names))
-        assert [function.__name__ for _, function in stages] == [job.spec.kind for job, _ in stages]
-        for stage in self.planned:
-            if stage.spec.name in names:
-                finish(stage)
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> Groups:
-    found = Groups()
-    monkeypatch.setattr(runner, "ray_session", nullcontext)
-    monkeypatch.setattr(runner, "run_group", found)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("clusters", "expected"),
-    [
-        ([None, None, None], [(1, ["a", "b", "c"])]),
-        ([None, {"workers": 2}, {"workers": 2}], [(1, ["a"]), (2, ["b", "c"])]),
-        ([{"workers": 2}, None, {"workers": 2}], [(2, ["a"]), (1, ["b"]), (2, ["c"])]),
-        ([None, {"workers": 1}, None], [(1, ["a", "b", "c"])]),  # the same spec, said again
-        ([{"workers": 2, "zero": 3}] * 3, [(2, ["a"]), (2, ["b"]), (2, ["c"])]),
-    ],
-)
-def test_consecutive_stages_of_one_cluster_spec_share_a_group_unless_zero_3_keeps_their_weights(
-    house, groups, clusters, expected
-):
-    stages = [
-        {"name": name, "kind": "sft", "data": "chat.jsonl"} | ({"cluster": cluster} if cluster else {})
-        for name, cluster in zip("abc", clusters, strict=True)
-    ]
-    house = house.with_stages(*stages)
-    groups.planned = house.plan()
-    run(house)
-    assert groups.started == expected
-
-
-def test_stages_that_are_done_are_in_no_group(house, groups):
-    groups.planned = house.plan()
-    finish(groups.planned[0])
-    run(house)
-    assert groups.started == [(1, ["instruct"])]
+def test_the_report_has_the_command_that_makes_the_very_same_run(house, trainings, monkeypatch):
+    monkeypatch.chdir(house.folder)
+    report = runner.run(house.file.name, out="out", set={"seed": 3, "stages.domain.lr": 0.001}, until="domain")
+    assert report.command == "fettle run recipe.yaml --out out --set seed=3 --set stages.domain.lr=0.001 --until domain"
+    settings = {"stages.domain.data": "[{path: corpus.txt, weight: 2}]"}
+    again = runner.run(house.file.name, out="out", set=settings).command
+    words = shlex.split(again)
+    assert parse_overrides(words[words.index("--set") + 1 :]) == settings

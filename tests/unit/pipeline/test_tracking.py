@@ -9,7 +9,7 @@ from small_house import finish
 from tracked_house import begun, curve_of, ended, finished, pending, runs_of, stage_runs, uri_of
 
 from fettle.pipeline import tracking
-from fettle.pipeline.recorded import EMBEDDED
+from fettle.pipeline.recorded import EMBEDDED, FOLDER, read_record
 from fettle.pipeline.telling import Teller
 from fettle.pipeline.tracker import Tracker
 from fettle.rl.recorder import ITERATIONS, IterationRow, Recorder
@@ -143,8 +143,25 @@ def test_the_key_changes_no_fingerprint_and_no_digest(tracked):
     assert tracked.recipe(tracking="off").digest() == tracked.recipe(tracking={"experiment": "other"}).digest()
 
 
-def test_a_run_that_is_not_tracked_leaves_nothing(tracked):
+def test_a_run_that_is_not_tracked_is_written_down_and_told_to_nobody(tracked):
     tracked.out.mkdir()
-    with tracking.tracked(tracked.recipe(tracking="off"), tracked.plan(), tracked.out, pytest.fail):
+    recipe = tracked.recipe(tracking="off")
+    with tracking.tracked(recipe, tracked.plan(), tracked.out, pytest.fail):
         pass
-    assert list(tracked.out.iterdir()) == [] and runs_of(tracked) == []
+    told = read_record(tracked.out / FOLDER / f"{recipe.digest()[:12]}.json")
+    assert told["state"] == "finished" and told["settings"]["stages"][1]["name"] == "instruct"
+    assert pending(tracked) == [] and runs_of(tracked) == [] and not (tracked.out / "logs").exists()
+
+
+def test_what_was_to_be_told_is_left_alone_by_a_run_that_is_not_tracked_and_told_by_one_that_is(tracked):
+    begun(tracked)
+    assert tracking._begin(tracked.recipe(tracking="off"), tracked.plan(), tracked.out) is None
+    assert len(pending(tracked)) == 1
+
+    for stage in tracked.plan():
+        finish(stage)
+    (tracked.out / FOLDER / pending(tracked)[0]).unlink()
+    record = tracking._begin(tracked.recipe(tracking="off"), tracked.plan(), tracked.out)
+    tracking._note(record, state="finished")
+    _, record = begun(tracked)  # it was finished, and nobody was told
+    assert ended(record) == "" and len(runs_of(tracked)) == 1

@@ -23,8 +23,8 @@ def test_each_kind_has_keys_of_its_own(load):
 
 def test_answers_that_were_kept_are_found_by_the_same_settings_as_ever(load):
     (spec,) = load(ONE + "  - {kind: generate, data: a.jsonl, gain: {rouge1: 0.3}}\n").evaluate
-    # pipeline/evaluation.py hashes these: another key would have every answer written again.
-    assert spec.model_dump(mode="json", exclude={"data", "at_least", "gain"}) == {
+    # pipeline/answering.py hashes these: another key would have every answer written again.
+    assert spec.settings() == {
         "kind": "generate",
         "metrics": ["rouge"],
         "limit": None,
@@ -70,7 +70,29 @@ def test_a_mistake_is_told_with_its_line_and_the_nearest_key(told, written, mess
             "at_most: no score 'los' is measured here; there is loss, perplexity",
         ),
         ("{kind: loss, data: x, gain: {rouge1: 1}}", "gain: no score 'rouge1' is measured here; there is loss, perpl"),
+        (
+            "{kind: generate, data: x, gain: {f1: 1}}",
+            "gain: no score 'f1' is measured here; there is rouge1, rouge2, r",
+        ),
     ],
 )
 def test_a_bound_on_what_is_not_measured_is_told_with_what_is(told, written, message):
+    assert told(ONE + f"  - {written}\n").startswith(f"recipe.yaml:5: evaluate.0: {message}")
+
+
+def test_a_pattern_is_part_of_what_decides(load):
+    (spec,) = load(ONE + "  - {kind: generate, data: a.jsonl, metrics: [regex], pattern: '[0-9]+'}\n").evaluate
+    assert spec.settings()["pattern"] == "[0-9]+"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{kind: generate, data: x, metrics: [regex]}", "metrics: regex and pattern: EXPRESSION go together"),
+        ("{kind: generate, data: x, pattern: a}", "metrics: regex and pattern: EXPRESSION go together"),
+        ("{kind: generate, data: x, metrics: [regex], pattern: '(a'}", "pattern: missing ) at position 2"),
+        ("{kind: generate, data: x, few_shot: 0, shots: y}", "shots has no effect with few_shot: 0"),
+    ],
+)
+def test_a_key_that_cannot_be_meant_is_told(told, written, message):
     assert told(ONE + f"  - {written}\n").startswith(f"recipe.yaml:5: evaluate.0: {message}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fettle.errors import UserError
-from fettle.rl.charts import figure
+from fettle.rl.charts import charts
 from fettle.rl.recorder import IterationRow, Recorder, Sample, read_rows, summary
 
 Write = Callable[..., None]
@@ -117,13 +117,16 @@ def test_without_a_reference_the_summary_has_no_divergence(row):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("count", [1, 2, 30])
-def test_the_chart_is_one_svg_element_even_where_nothing_was_measured(count, row):
+@pytest.mark.parametrize("count", [1, 2, 30, 2000])
+def test_charts_are_svg_elements_even_where_nothing_was_measured(count, row):
     rows = [replace(row, iteration=i) for i in range(count)]
     bare = [replace(r, kl=r.kl | {"answer": math.nan}, gap={"mean": 0.0, "max": 0.0}, phases={}) for r in rows]
-    for drawn in (figure(rows, [(0, 0.4), (count, 0.6)]), figure(bare)):
-        assert drawn.startswith("<svg") and drawn.rstrip().endswith("</svg>")
+    for drawn in (charts("align", rows, [(0, 0.4), (count, 0.6)]), charts("align", bare)):
+        assert [one.title.split(",")[0] for one in drawn] == [
+            *("Reward", "Divergence", "Length", "Entropy", "Gap of sampler and learner", "Seconds an iteration"),
+        ]
+        assert all(one.svg.startswith("<svg") and one.svg.endswith("</svg>") for one in drawn)
 
 
 def test_a_run_without_iterations_has_no_chart():
-    assert figure([]) == ""
+    assert charts("align", []) == []

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from fettle.recipe.distill import DistillStage
-from fettle.train.distill import DistillTask
+from fettle.train.distill import DistillTask, NearBaseTask
 from fettle.train.head_parts import read_hidden_states
 
 SMALL = {
@@ -72,6 +72,18 @@ def test_the_loss_is_alpha_of_the_divergence_and_the_rest_cross_entropy() -> Non
     found = task_of(teacher, alpha=0.3, temperature=2.0).loss_sum(student_of(student), INPUTS)
 
     torch.testing.assert_close(found, 0.3 * kl + 0.7 * ce)
+
+
+def test_near_the_base_the_loss_is_cross_entropy_and_so_many_times_the_divergence() -> None:
+    base, model = llama(1), llama(2)
+    mine = Categorical(logits=logits_of(model))
+    kl = kl_divergence(Categorical(logits=logits_of(base)), mine).sum()
+    ce = -mine.log_prob(TARGETS).sum()
+    task = NearBaseTask(0.3, base, precision="fp32", max_length=16, packing=True, pad_id=0)
+
+    measures = task.measures(student_of(model), INPUTS)
+
+    torch.testing.assert_close(measures, {"loss": ce + 0.3 * kl, "kl": kl, "ce": ce})
 
 
 def test_the_measured_kl_is_forward_at_temperature_1_whatever_the_loss() -> None:

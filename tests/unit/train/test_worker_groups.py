@@ -105,7 +105,7 @@ def test_a_workers_own_error_comes_back_as_it_was_raised(tmp_path, wrap):
 def test_any_other_failure_names_the_stages_its_last_line_and_the_log(tmp_path):
     told = group._as_ours(RuntimeError("Traceback …\nValueError: out of memory\n"), ["domain", "sft"], tmp_path)
     assert type(told) is StageFailed and told.exit_code == 1
-    assert str(told) == f"stage domain or sft failed: ValueError: out of memory\n  log: {tmp_path / 'logs'}"
+    assert str(told) == f"stage domain or sft failed: ValueError: out of memory\n  log: {tmp_path}"
 
 
 def test_a_failure_without_a_word_is_told_by_its_kind(tmp_path):

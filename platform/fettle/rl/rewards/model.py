@@ -58,10 +58,15 @@ class RewardModel:
             model = adapters.resume(model, folder)
         self._model = model.to(device).eval()
 
-    @torch.no_grad()
     def score(self, rollouts: Sequence[Rollout], records: Sequence[Record]) -> list[float]:
         """The score of each rollout; records: of the iteration's prompts, at `rollout.prompt`."""
-        examples = self._encoded([_answered(records[one.prompt], one.text) for one in rollouts])
+        return self.scores([records[one.prompt] for one in rollouts], [one.text for one in rollouts])
+
+    @torch.no_grad()
+    def scores(self, prompts: Sequence[Record], answers: Sequence[str]) -> list[float]:
+        """The score of an answer to each prompt."""
+        pairs = zip(prompts, answers, strict=True)
+        examples = self._encoded([_answered(prompt, answer) for prompt, answer in pairs])
         lengths = [len(one.input_ids) for one in examples]
         found = np.zeros(len(examples))
         for places in share_out(lengths, max(1, -(-sum(lengths) // self._tokens_per_batch))):

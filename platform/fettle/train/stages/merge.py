@@ -10,7 +10,7 @@ def merge(job: MergeJob, member: GroupMember) -> None:
     # Here, because the driver names this function and needs none of PEFT: 5 s of imports.
     from fettle.models.merge import Combination, write_merged
 
-    adapters, weights = zip(*job.adapters, strict=True)
+    adapters, weights = tuple(one for one, _ in job.adapters), tuple(weight for _, weight in job.adapters)
     write_merged(
         job.artifact,
         Combination(job.base, adapters, weights, job.method, job.density, job.seed),
@@ -20,4 +20,5 @@ def merge(job: MergeJob, member: GroupMember) -> None:
         chat_template=job.chat_template,
         may_commit=member.fence.check,
         recipe=job.recipe,
+        search=job.search,
     )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fettle.recipe.kinds import PretrainStage
-from fettle.train.job import GroupMember, StageJob
+from fettle.train.job import GroupMember, StageJob, Teacher
 
 
 def pretrain(job: StageJob, member: GroupMember) -> None:
@@ -19,7 +19,13 @@ def pretrain(job: StageJob, member: GroupMember) -> None:
     spec = job.spec
     assert isinstance(spec, PretrainStage)
     rows: Any = {"max_length": job.max_length, "packing": job.packing, "pad_id": job.pad_id}
-    if spec.objective == "masked":
+    if spec.kl_to_base is not None:
+        from fettle.train.distill import NearBaseTask, load_teacher
+
+        assert job.near is not None
+        base = load_teacher(Teacher(base=job.near), job.precision)
+        train_stage(job, member, NearBaseTask(spec.kl_to_base, base, precision=job.precision, **rows))
+    elif spec.objective == "masked":
         train_stage(job, member, MaskedTask(rate=spec.mask_rate or 0.15, seed=job.seed, **rows))
     elif spec.objective == "span":
         tokenizer = load_tokenizer(job.base, job.chat_template)

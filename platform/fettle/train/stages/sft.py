@@ -1,7 +1,9 @@
 """Supervised fine-tuning: next-token loss on the answers only."""
 
+from typing import Any
+
 from fettle.recipe.kinds import SftStage
-from fettle.train.job import GroupMember, StageJob
+from fettle.train.job import GroupMember, StageJob, Teacher
 
 
 def sft(job: StageJob, member: GroupMember) -> None:
@@ -14,8 +16,15 @@ def sft(job: StageJob, member: GroupMember) -> None:
 
     spec = job.spec
     assert isinstance(spec, SftStage)
+    rows: Any = {"max_length": job.max_length, "packing": job.packing, "pad_id": job.pad_id}
+    if spec.kl_to_base is not None:
+        from fettle.train.distill import NearBaseTask, load_teacher
+
+        assert job.near is not None
+        base = load_teacher(Teacher(base=job.near), job.precision)
+        train_stage(job, member, NearBaseTask(spec.kl_to_base, base, precision=job.precision, **rows))
+        return
     if family_of(job.base) == "seq2seq":
         train_stage(job, member, Seq2SeqTask(pad_id=job.pad_id))
         return
-    task = CausalTask(max_length=job.max_length, packing=job.packing, pad_id=job.pad_id, neftune=spec.neftune)
-    train_stage(job, member, task)
+    train_stage(job, member, CausalTask(**rows, neftune=spec.neftune))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fettle.train.generate import Draws
+from fettle.models.generate import Draws
 
 LOGITS = torch.tensor([0.5, 0.3, 0.2]).log()
 

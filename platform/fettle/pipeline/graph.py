@@ -23,7 +23,7 @@ from fettle.pipeline.quantizing import plan_quantize
 from fettle.pipeline.reinforcing import plan_rl
 from fettle.recipe import Recipe
 from fettle.recipe.adapter import AdapterSpec
-from fettle.recipe.data import DataSpec
+from fettle.recipe.data import FRACTIONS, DataSpec
 from fettle.recipe.distill import DistillStage
 from fettle.recipe.from_nothing import FromNothing
 from fettle.recipe.kinds import YIELDS_MODEL
@@ -219,7 +219,8 @@ def _replayed(recipe: Recipe, stage: TrainingStage, others: float) -> list[Plann
     """What the stage replays. others: the weight of all that it does not."""
     assert stage.replay is not None
     specs = recipe.replayed(stage)
-    share = stage.replay.fraction / (1 - stage.replay.fraction) * others / sum(spec.weight for spec in specs)
+    fraction = FRACTIONS[0] if stage.replay.fraction == "auto" else stage.replay.fraction
+    share = fraction / (1 - fraction) * others / sum(spec.weight for spec in specs)
     try:
         return [_source(recipe, f"stages.{stage.name}.replay.data", spec, share * spec.weight) for spec in specs]
     except UserError as error:

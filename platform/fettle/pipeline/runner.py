@@ -27,6 +27,7 @@ from fettle.pipeline.page import write_report
 from fettle.pipeline.parity import parity_of_run
 from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
+from fettle.pipeline.replaying import decided, undecided
 from fettle.pipeline.report import Report, evaluation_table, make_report, table, unearned
 from fettle.pipeline.taking_up import take_up
 from fettle.pipeline.tracking import tracked
@@ -93,6 +94,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
         keeps = [stage.spec.num_checkpoints + sent if isinstance(stage, PlannedLearning) else None for stage in waiting]
         check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
         warnings = check_evaluations(loaded, stages)
+        tries = undecided(loaded)
         is_whole = stages[-1].spec.name == loaded.stages[-1].name
         if not is_published:
             loaded = loaded.model_copy(update={"publish": None})  # only now: a stage's `from` may name its registry
@@ -104,6 +106,11 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
         waiting = [stage for stage in waiting if not stage.is_done]
         with _nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
+        if tries:
+            loaded = _decided(loaded, folder, until, fence)
+            stages = plan_stages(loaded, folder, until)
+            waiting = [stage for stage in stages if not stage.is_done]
+            jobs, _ = prepare(loaded, waiting, folder / "tokens")
         with (
             quiet(folder / "logs" / "run.log") as console,
             tracked(loaded, stages, folder, plain(console)),
@@ -144,6 +151,16 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             if is_model and family_of(stages[-1].origin.root) == "causal":
                 console.print(_what_next(report.artifact), markup=False)
     return report
+
+
+def _decided(recipe: Recipe, folder: Path, until: str | None, fence: Fence) -> Recipe:
+    """The recipe with the shares of replayed data that its budget leaves, found by training."""
+    with quiet(folder / "logs" / "run.log") as console, mirrored(recipe, folder, plain(console)):
+
+        def tried(trial: Recipe, waiting: Sequence[Planned]) -> None:
+            train(waiting, prepare(trial, waiting, folder / "tokens")[0], STAGES, fence, folder, console)
+
+        return decided(recipe, folder, until, tried, plain(console))
 
 
 def _command(recipe: str | Path, folder: Path, overrides: Mapping[str, Any], until: str | None) -> str:

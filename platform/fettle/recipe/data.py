@@ -105,10 +105,15 @@ class HeldoutSpec(Spec):
         return self
 
 
+FRACTIONS = (0.05, 0.1, 0.2, 0.4)
+"""What `fraction: auto` tries."""
+
+
 class ReplaySpec(Spec):
     """Earlier or general data mixed into the stage against forgetting."""
 
     data: Source
     """A source of records, or the name of an earlier stage, whose data is meant."""
-    fraction: float = Field(gt=0, lt=1)
-    """Share of the stage's tokens."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"]
+    """Share of the stage's tokens. `auto`: the smallest of 5, 10, 20 and 40 % with which the stage stays within the
+    `budget` of the recipe's `retention`; it is trained with one after the other until then."""

@@ -37,7 +37,6 @@ class CheckpointWriter:
 
     def __init__(self, checkpoints: Checkpoints, attempt: str, rank: int, world: int) -> None:
         self.checkpoints, self.attempt, self.rank, self.world = checkpoints, attempt, rank, world
-        self.seconds = 0.0  # for which training stood still
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -65,10 +64,8 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Until nothing is being written. Raises what has kept it from being written."""
         if self._thread is not None:
-            began = time.monotonic()
             self._thread.join()
             self._thread = None
-            self.seconds += time.monotonic() - began
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

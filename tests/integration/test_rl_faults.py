@@ -141,7 +141,8 @@ def test_a_killed_learner_is_started_again_and_goes_on_to_the_same_rows(undistur
     fence = fence_of(job)
 
     with killed("ray::RayTrainWorker", once_there=checkpoint(job), times=1) as gone:
-        run_group([(job, rl)], ClusterSpec(), fence=fence, out=job.folder.with_name("group"), watch=lambda: None)
+        folder = job.folder.with_name("group")
+        run_group([(job, rl)], ClusterSpec(), fence=fence, out=folder, logs=folder / "logs")
 
     assert len(gone) == 1
     assert timeless(job) == timeless(undisturbed)

@@ -87,12 +87,11 @@ def main() -> None:
         ids = np.arange(4, LENGTH + 4, dtype=np.int32)
         examples = [TokenExample(ids + number, np.ones(LENGTH, dtype=bool)) for number in range(64)]
         write_tokens(folder / "tokens", examples)
-        ratios, plain = [], []
+        ratios = []
         for _ in range(told.times):
             without = seconds_a_step(folder / "run", told.model, told.steps, 10 * told.steps)
             saving = seconds_a_step(folder / "run", told.model, told.steps, told.every)
             ratios.append(saving / without)
-            plain.append(without)
             pair = f"{without * 1000:.0f} ms a step, {saving * 1000:.0f} with a checkpoint every {told.every}"
             print(pair, flush=True)
         overhead = median(ratios) - 1

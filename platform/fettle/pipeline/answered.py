@@ -13,12 +13,11 @@ from typing import Any
 from fettle.artifact import library_versions, replace_text
 from fettle.data.coder import Coder, end_ids
 from fettle.data.record import Record
-from fettle.data.served import as_given
 from fettle.data.sources import OpenSource
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
 from fettle.models.family import family_of
-from fettle.pipeline.answering import longest_prompt
+from fettle.pipeline.answering import answer_row, longest_prompt
 from fettle.pipeline.evaluated import check_speaks
 from fettle.pipeline.graph import named_folder
 from fettle.pipeline.origin import Origin, folder_origin
@@ -108,15 +107,9 @@ def kept_answers(
     found = replace(_answers(one, asked, spec, seed), file=each.name)
     folder.mkdir(exist_ok=True)
     pairs = zip(asked, found.texts, strict=True)
-    replace_text(each, "".join(json.dumps(_row(*pair), ensure_ascii=False) + "\n" for pair in pairs))
+    replace_text(each, "".join(json.dumps(answer_row(*pair), ensure_ascii=False) + "\n" for pair in pairs))
     replace_text(file, json.dumps(asdict(found), ensure_ascii=False) + "\n")
     return found
-
-
-def _row(record: Record, answer: str) -> dict[str, Any]:
-    assert record.prompt is not None
-    told = {"file": str(record.file), "line": record.line, "prompt": as_given(record.prompt)}
-    return told | {"wanted": [], "answer": answer}
 
 
 def _answers(one: Named, asked: Sequence[Record], spec: AnsweredSpec, seed: int) -> Answered:

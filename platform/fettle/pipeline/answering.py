@@ -110,7 +110,7 @@ def evaluate(
         shots=len(shots),
         prompts_with_fewer=sum(count < len(shots) for count in shown),
     )
-    return told, [_row(one, text) for one, text in zip(asked, texts, strict=True)]
+    return told, [answer_row(one.prompt, text, one.wanted) for one, text in zip(asked, texts, strict=True)]
 
 
 def answers_compared(
@@ -181,11 +181,11 @@ def _coded(origin: Origin) -> tuple[PreTrainedTokenizerBase, Code]:
     return tokenizer, lambda records: [ids for ids, _ in coder.code(records)]
 
 
-def _row(one: Question, answer: str) -> dict[str, Any]:
-    record = one.prompt
+def answer_row(record: Record, answer: str, wanted: Sequence[str] = ()) -> dict[str, Any]:
+    """A line of the files that answers are kept in. wanted: the right ones, where there are such."""
     assert record.prompt is not None
     told = {"file": str(record.file), "line": record.line, "prompt": as_given(record.prompt)}
-    return told | {"answer": answer, "wanted": list(one.wanted)}
+    return told | {"answer": answer, "wanted": list(wanted)}
 
 
 def _how(spec: GenerateSpec, found: Sequence[bool | None]) -> dict[str, str]:

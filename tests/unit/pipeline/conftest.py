@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from s3_server import S3Server
-from small_house import House, chat, lines, write_base
+from small_house import House, chat, finish, lines, write_base
 from storage_house import StorageHouse
 
+from fettle.pipeline.graph import PlannedStage
 from fettle.pipeline.recorded import EMBEDDED
 from fettle.pipeline.tracker import Tracker
 
@@ -72,3 +73,13 @@ def stored(house: House, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Stora
     bucket = f"runs-{uuid.uuid4().hex[:8]}"
     s3.fs.create_dir(bucket)
     return StorageHouse(house, s3, bucket)
+
+
+@pytest.fixture
+def planned(house: House) -> list[PlannedStage]:
+    """Two stages that are done; the second goes on from an adapter."""
+    stages = house.plan(adapter={"kind": "lora", "r": 4}, stages__domain__adapter="full")
+    house.out.mkdir()
+    for stage in stages:
+        finish(stage)
+    return stages

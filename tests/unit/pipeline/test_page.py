@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from small_house import House, finish, lines
+from small_house import House, lines
 
 from fettle.evaluate.parity import Facts, Parity, Speech, Way
 from fettle.pipeline.evaluated import Comparison, Evaluation, Preferred
@@ -39,16 +39,6 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text = " ".join(f"{self.text} {data}".split())
-
-
-@pytest.fixture
-def planned(house: House) -> list[PlannedStage]:
-    """Two stages that are done; the second goes on from an adapter."""
-    stages = house.plan(adapter={"kind": "lora", "r": 4}, stages__domain__adapter="full")
-    house.out.mkdir()
-    for stage in stages:
-        finish(stage)
-    return stages
 
 
 @pytest.fixture

@@ -8,22 +8,12 @@ from dataclasses import asdict, replace
 
 import pytest
 from rich.console import Console
-from small_house import METRICS, House, finish
+from small_house import METRICS, House
 
 from fettle.pipeline.evaluated import Comparison, Evaluation
 from fettle.pipeline.graph import PlannedStage
 from fettle.pipeline.page import write_report
 from fettle.pipeline.report import Report, evaluation_table, make_report, table
-
-
-@pytest.fixture
-def planned(house: House) -> list[PlannedStage]:
-    """Two stages that are done; the second goes on from an adapter."""
-    stages = house.plan(adapter={"kind": "lora", "r": 4}, stages__domain__adapter="full")
-    house.out.mkdir()
-    for stage in stages:
-        finish(stage)
-    return stages
 
 
 @pytest.fixture

@@ -106,8 +106,9 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
         waiting = [stage for stage in waiting if not stage.is_done]
         with _nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
+        trained: set[str] = set()
         if tries:
-            loaded = _decided(loaded, folder, until, fence)
+            loaded, trained = _decided(loaded, folder, until, fence)
             stages = plan_stages(loaded, folder, until)
             waiting = [stage for stage in stages if not stage.is_done]
             jobs, _ = prepare(loaded, waiting, folder / "tokens")
@@ -121,7 +122,8 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
                 console.print(note, markup=False)
             if waiting:
                 train(waiting, jobs, STAGES, fence, folder, console)
-            cached = {stage.spec.name for stage in stages if stage not in waiting}
+            new = trained | {stage.fingerprint for stage in waiting}
+            cached = {stage.spec.name for stage in stages if stage.fingerprint not in new}
             compared = compare(loaded, stages, folder, plain(console))
             verdict = Verdict()
             if is_whole:
@@ -153,14 +155,17 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
     return report
 
 
-def _decided(recipe: Recipe, folder: Path, until: str | None, fence: Fence) -> Recipe:
-    """The recipe with the shares of replayed data that its budget leaves, found by training."""
+def _decided(recipe: Recipe, folder: Path, until: str | None, fence: Fence) -> tuple[Recipe, set[str]]:
+    """The recipe with the shares of replayed data that its budget leaves, and the fingerprints of what was trained to
+    find them."""
+    trained: set[str] = set()
     with quiet(folder / "logs" / "run.log") as console, mirrored(recipe, folder, plain(console)):
 
         def tried(trial: Recipe, waiting: Sequence[Planned]) -> None:
             train(waiting, prepare(trial, waiting, folder / "tokens")[0], STAGES, fence, folder, console)
+            trained.update(stage.fingerprint for stage in waiting)
 
-        return decided(recipe, folder, until, tried, plain(console))
+        return decided(recipe, folder, until, tried, plain(console)), trained
 
 
 def _command(recipe: str | Path, folder: Path, overrides: Mapping[str, Any], until: str | None) -> str:

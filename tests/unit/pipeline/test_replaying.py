@@ -63,6 +63,7 @@ def test_the_smallest_share_within_the_budget_is_taken(auto, monkeypatch, capfd)
         "instruct: with 20% replayed it forgets +0.060 nats a token; budget 0.1",
     ]
     assert trained.names == ["domain", "instruct", "instruct", "instruct"]
+    assert [row.cached for row in report.stages] == [False, False]
     taken = auto.recipe(stages__instruct__replay={"data": "general.jsonl", "fraction": 0.2})
     assert report.stages[-1].artifact["path"] == str(runner.plan_stages(taken, auto.out)[-1].artifact)
 
@@ -71,7 +72,9 @@ def test_a_second_run_trains_nothing_and_takes_the_same(auto, monkeypatch, capfd
     Trained(monkeypatch, {0.05: 0.01})
     first = runner.run(auto.file, out=auto.out)
     again = Trained(monkeypatch, {0.05: 0.01})
-    assert runner.run(auto.file, out=auto.out).artifact == first.artifact and again.names == []
+    second = runner.run(auto.file, out=auto.out)
+    assert second.artifact == first.artifact and again.names == []
+    assert [row.cached for row in second.stages] == [True, True]
 
 
 def test_where_none_is_enough_the_best_goes_on(auto, monkeypatch, capfd):

@@ -2,10 +2,12 @@
 
     python benchmarks/chaos.py                        # 50 kills at random moments; `make chaos`
     python benchmarks/chaos.py --kills 2 --every 300 --set stages.domain.max_steps=…    # the share of time that counts
+    python benchmarks/chaos.py --kills 6 --mlflow ENV/bin/mlflow    # and the server that the run is told to
 
-What is killed with SIGKILL, in turn: a worker, the Ray Train controller, the driver, the raylet; and SIGTERM to the
-driver. A killed worker is replaced by the run itself; after all else the command is given again, as a user would. At
-the end every artifact's digest has to be that of the undisturbed run, and nothing half-written may be left.
+What is killed with SIGKILL, in turn: a worker, the Ray Train controller, the driver, the raylet, with `--mlflow` also
+MLflow's server, which comes back; and SIGTERM to the driver. A killed worker is replaced by the run itself; after all
+else the command is given again, as a user would. At the end every artifact's digest has to be that of the undisturbed
+run, and nothing half-written may be left; the server has to have been told every loss, once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from pathlib import Path
 
 import psutil
 
+from mlflow_server import Server
+
 HERE = Path(__file__).parent
 FETTLE = [sys.executable, "-c", "from fettle.cli.main import main; main()"]
 TARGETS = ("worker", "controller", "driver", "raylet", "notice")
@@ -41,6 +45,13 @@ class Disturbed:
     kills: Counter[str] = field(default_factory=Counter)
     lost: list[float] = field(default_factory=list)
     steps_again: list[int] = field(default_factory=list)
+    server: Server | None = None
+
+    @property
+    def target(self) -> str:
+        """What comes next."""
+        targets = (*TARGETS, "server") if self.server is not None else TARGETS
+        return targets[self.number % len(targets)]
 
     @property
     def number(self) -> int:
@@ -82,7 +93,7 @@ def disturbed(
         if told.number >= kills:
             wait_for_end(process)
             continue
-        target = TARGETS[told.number % len(TARGETS)]
+        target = told.target
         moment = every_s or drawn.uniform(0, 40)
         # Not before it trains every other time: a run that is always killed while it starts would never get anywhere.
         if every_s is None and drawn.random() < 0.5:
@@ -91,7 +102,7 @@ def disturbed(
         if wait_for_end(process, moment):
             continue
         before = rows(out)
-        if kill(process, target):
+        if kill(process, target, told.server):
             told.kills[target] += 1
             at = time.monotonic()
             process = recovered(process, recipe, out, sets, told)
@@ -114,8 +125,13 @@ def recovered(
     return process
 
 
-def kill(process: subprocess.Popen[bytes], target: str) -> bool:
+def kill(process: subprocess.Popen[bytes], target: str, server: Server | None) -> bool:
     """Whether there was anything of that sort to be killed."""
+    if target == "server" and server is not None:
+        server.kill()
+        wait_for_end(process, 20.0)  # long enough for the run to miss it
+        server.start()
+        return True
     if target in ("driver", "notice"):
         process.send_signal(signal.SIGKILL if target == "driver" else signal.SIGTERM)
         return True
@@ -197,18 +213,30 @@ def main() -> None:
     parser.add_argument("--every", type=float, help="seconds between two kills; by default at random moments")
     parser.add_argument("--set", action="append", default=[], dest="sets")
     parser.add_argument("--keep", type=Path, help="a folder for both runs that stays")
+    parser.add_argument("--mlflow", metavar="COMMAND", help="of an environment that has MLflow's server")
     told = parser.parse_args()
     folder = told.keep or Path(tempfile.mkdtemp(prefix="fettle-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
+    server = Server(told.mlflow, folder / "mlflow") if told.mlflow else None
+    if server is not None:
+        server.start()
+        told.sets.append(f"tracking={server.uri}")
     usual = undisturbed(told.recipe, folder / "undisturbed", told.sets)
     print(f"undisturbed: {usual:.0f} s")
-    wanted, drawn, found = digests(folder / "undisturbed"), random.Random(told.seed), Disturbed()
-    others, half = 0, list[str]()
+    wanted, drawn, found = digests(folder / "undisturbed"), random.Random(told.seed), Disturbed(server=server)
+    others, half, untold = 0, list[str](), 0
     while found.number < told.kills:  # a run that came to its end is begun anew elsewhere
         out = folder / f"disturbed-{found.rounds + 1}"
         disturbed(told.recipe, out, told.sets, found, told.kills, drawn, told.every)
         others += digests(out) != wanted
         half += left_over(out)
+        if server is not None:
+            subprocess.run(
+                [*FETTLE, "runs", "--sync", "--in", str(folder), "--tracker", server.uri],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            untold += server.losses(out) != server.losses(folder / "undisturbed")
     kills, lost = ", ".join(f"{name} {count}" for name, count in sorted(found.kills.items())), sorted(found.lost)
     print(f"killed {found.number} times ({kills}) in {found.rounds} runs; the command was given {found.starts} times")
     print(f"after a kill further than before within {lost[len(lost) // 2]:.0f} s (median), {lost[-1]:.0f} s at most;")
@@ -217,9 +245,13 @@ def main() -> None:
     print(f"share of the time that counts: here {here:.2f}; at one kill every 5 minutes {share:.2f}")
     same = "the very same, bit for bit" if not others else f"NOT the same in {others} runs"
     print(f"artifacts: {same}; half-written: {half or 'nothing'}")
+    if server is not None:
+        server.kill()
+        count = len(server.losses(folder / "undisturbed"))
+        print(f"MLflow was told: {f'each of {count} losses, once' if not untold else f'NOT the same of {untold} runs'}")
     if told.keep is None:
         shutil.rmtree(folder)
-    sys.exit(1 if others or half else 0)
+    sys.exit(1 if others or half or untold else 0)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ arXiv:1902.00751, section 2.1). PEFT has none; saved as it saves adapters, and l
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fettle.errors import UserError
+from fettle.models.bottleneck_places import places, why_no_places
 from fettle.models.heads import has_head, head_names
 
 KIND = "BOTTLENECK"
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_FEED_FORWARD = ("mlp", "feed_forward")
-_PLACE = re.compile(rf"(?:.*\.)?\d+\.({'|'.join((*_ATTENTION, *_FEED_FORWARD))})")
 
 
 class Bottleneck(nn.Module):
@@ -112,17 +109,3 @@ class BottleneckModel(PeftModel):
             return output
         bottleneck: Any = module.bottleneck
         return (bottleneck(output[0]), *output[1:]) if isinstance(output, tuple) else bottleneck(output)
-
-
-def places(names: Iterable[str]) -> list[str]:
-    """Of the names of a model's modules those after which a bottleneck comes: attention and feed-forward of each layer;
-    none where one of the two is called otherwise."""
-    found = [name for name in names if _PLACE.fullmatch(name)]
-    kinds = {name.rpartition(".")[2] for name in found}
-    return found if kinds & set(_ATTENTION) and kinds & set(_FEED_FORWARD) else []
-
-
-def why_no_places(model_type: str) -> str:
-    """What to tell of a model without any."""
-    wanted = f"{', '.join(_ATTENTION)} and {' or '.join(_FEED_FORWARD)}"
-    return f"layers of {model_type} models have no parts called {wanted}, after which bottlenecks could come"

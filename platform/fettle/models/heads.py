@@ -10,22 +10,19 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from fettle.errors import UserError
 from fettle.models.family import family_of_config
 from fettle.models.stored import Stored, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEAD = "score"
 _CLASS = "ForSequenceClassification"
@@ -42,6 +39,8 @@ def load_headed(base: Path, num_rows: int, dtype: Stored, seed: int, *, keep_hea
     of each row's text, [R, 1, num_rows], by `input_ids` and `attention_mask`. The head is in float32 whatever `dtype`
     is.
     """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, GenerationConfig
+
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     has_own = any(name.endswith(_CLASS) for name in config.architectures or ())
     is_left_out = has_own and not (keep_head and config.num_labels == num_rows)
@@ -97,6 +96,9 @@ def rows_of(model: Any) -> torch.nn.Linear:
 def check_headed(base: Path, **where: Any) -> None:
     """Raises UserError, with file, line and field from `where`, unless `load_headed` has a head for the model in
     `base`; from its configuration, without loading weights."""
+    # Here, because every driver imports this file, and not each needs the classes of models, which take 3 s.
+    from transformers import AutoModelForSequenceClassification
+
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     try:
         with torch.device("meta"):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel
 
 from fettle.models.heads import ROWS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def name_labels(model: PreTrainedModel, labels: Sequence[str]) -> None:

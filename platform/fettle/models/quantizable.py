@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 from fettle.errors import UserError
 from fettle.recipe.quantize import GROUPS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 # vLLM's CPU kernel of 4-bit weights takes no other inputs and outputs of a layer; its GPU kernels pad.
@@ -21,6 +24,9 @@ def check_quantizable(folder: Path, group: int | None, **where: Any) -> None:
 
     group: weights that share a scale (4 bits), which has to divide every layer's inputs; None for a row (8 bits).
     """
+    # Here, because every driver imports this file, and only one that quantises needs the classes of models (3 s).
+    from transformers import AutoModelForCausalLM
+
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     named = config.architectures or []
     if named and not any(name.endswith(_CAUSAL) for name in named):

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from fettle.errors import UserError, did_you_mean
 from fettle.models.adapter_folder import kind_in, settings_in, settings_of
 from fettle.models.base import linear_layers, module_names, positions_of
-from fettle.models.bottleneck import places, why_no_places
+from fettle.models.bottleneck_places import places, why_no_places
 from fettle.models.family import family_of
 from fettle.models.ia3 import ia3_places
 from fettle.models.mergeable import why_beside_for_good

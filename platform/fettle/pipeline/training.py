@@ -17,7 +17,7 @@ from fettle.pipeline.stage_graph import edges_of
 from fettle.train.checkpoint import Fence
 from fettle.train.group import progress_of, run_group
 from fettle.train.job import Job, StageFunction
-from fettle.train.notice import leave_note
+from fettle.train.note import leave_note
 
 NOTICE_S = 25.0
 """How long a machine that is about to go usually stays: Kubernetes gives 30 s."""

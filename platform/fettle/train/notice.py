@@ -7,25 +7,17 @@ Ray, whose node is being drained.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from fettle.artifact import replace_text
-from fettle.train.checkpoint import Fence
+from fettle.train.note import read_note
 from fettle.train.writer import CheckpointWriter
 
-_FILE = ".save-now"
 _ASK_RAY_EVERY_S = 5.0
 _NOBODY, _DRIVER, _PERHAPS_RAY = range(3)
-
-
-def leave_note(fence: Fence) -> None:
-    """Asks the run's workers for a checkpoint at the end of the step they are in."""
-    replace_text(fence.file.with_name(_FILE), f"{fence.token} {uuid.uuid4().hex}")
 
 
 class SaveOnNotice(TrainerCallback):
@@ -71,10 +63,4 @@ class SaveOnNotice(TrainerCallback):
         return int(told)
 
     def _note(self) -> str | None:
-        """The last that this run's driver has left."""
-        fence = self.writer.checkpoints.fence
-        try:
-            text = fence.file.with_name(_FILE).read_text(encoding="utf-8")
-        except OSError:
-            return None
-        return text if text.startswith(fence.token) else None
+        return read_note(self.writer.checkpoints.fence)

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fettle.errors import UserError
-from fettle.models.bottleneck import Bottleneck, BottleneckModel, places
+from fettle.models.bottleneck import Bottleneck, BottleneckModel
+from fettle.models.bottleneck_places import places
 
 IDS = torch.arange(8)[None]
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from fettle.train.checkpoint import Checkpoints, Fence
-from fettle.train.notice import SaveOnNotice, leave_note
+from fettle.train.note import leave_note
+from fettle.train.notice import SaveOnNotice
 from fettle.train.writer import CheckpointWriter
 
 

@@ -10,6 +10,7 @@ from fettle.cli import data, keys, registry, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.compare import compare_command
 from fettle.cli.demo import demo_command
+from fettle.cli.doctor import doctor_command
 from fettle.cli.evaluate import evaluate_command
 from fettle.cli.export import export_command
 from fettle.cli.generate import generate_command
@@ -55,6 +56,7 @@ app.command("chat")(chat_command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(rl.app, name="rl")
+app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 
 

@@ -17,19 +17,24 @@ def doctor_command(
         str | None,
         typer.Option(help="Look at a cluster instead, by its job server: http://HEAD:8265.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where runs are to be written; looked at for room.")] = Path("runs"),
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Where runs will be written; by default ./runs, on a cluster ~/fettle.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON, for programs.")] = False,
 ) -> None:
     """Look at this machine: versions, GPUs, memory, disks, limits, ports, Ray's token. Exits 2 where something has to
     be mended before fettle can be used."""
-    from fettle.doctor.looked_at import check_all
-
     if address is not None:
         from fettle.doctor.cluster import check_cluster
 
-        findings = check_cluster(address)
+        findings = check_cluster(address, out or "~/fettle")
     else:
-        findings = check_all(out.absolute())
+        from fettle.doctor.looked_at import check_all
+
+        findings = check_all(Path(out or "runs").absolute())
     typer.echo(_as_json(findings) if json else _as_lines(findings))
     if any(one.level == "bad" for one in findings):
         raise typer.Exit(2)

@@ -102,11 +102,10 @@ def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
     for what, wanted, there in (("CPUs", cpus, available_cpus()), ("GPUs", gpus, available_gpus())):
         if wanted > there:
             most, key = there // (wanted // cluster.fewest), f"{what.lower()}_per_worker"
-            fewer = f"at most workers: {most}" if most else f"a smaller {key}, or a cluster with such nodes"
             raise DoesNotFit(
                 f"{cluster.fewest} workers want {wanted} {what}, and the cluster has {there}",
-                field="cluster.workers" if most else f"cluster.{key}",
-                fix=fewer,
+                field="cluster.workers",
+                fix=f"at most workers: {most}" if most else f"fewer {key}, or a cluster that has such nodes",
             )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
@@ -64,10 +64,10 @@ def submit_command(
     if recipe is not None:
         files += files_of_recipe(recipe)
         words[0] = os.path.relpath(words[0])
-    client = connect(address)
     with TemporaryDirectory(prefix="fettle-") as folder:
         package = Path(folder, "job.zip") if files else None
         inside = pack(files, Path.cwd(), package) if package else Path()
+        client = connect(address)
         line = shlex.join(["python", "-m", "fettle.cli.job", "--retries", str(retries), job, *words])
         if inside != Path():
             line = f"cd {shlex.quote(str(inside))} && exec {line}"
@@ -116,20 +116,20 @@ def _checked(verb: str, given: Sequence[str]) -> tuple[str, list[str], Recipe | 
     place = next(at for at, word in enumerate(words) if word == "--out" or word.startswith("--out="))
     if words[place] != "--out":
         words[place : place + 1] = ["--out", words[place].partition("=")[2]]
+    _check_words(verb, words)
     if not words[place + 1].startswith("~/"):
         words[place + 1] = str(Path(words[place + 1]).absolute())  # the job's own folder goes when the job does
-    _parse(verb, words)
     return name, words, recipe
 
 
-def _parse(verb: str, words: Sequence[str]) -> Mapping[str, Any]:
-    """The verb's settings by its own command. Raises click's usage errors."""
+def _check_words(verb: str, words: Sequence[str]) -> None:
+    """Raises click's usage errors where the verb's own command does not take its words."""
     from fettle.cli.main import app
 
     commands: click.Group = typer.main.get_command(app)  # type: ignore[assignment]
     if verb not in commands.commands:
         raise UserError(f"this fettle has no `fettle {verb}`", field="--job")
-    return commands.commands[verb].make_context(f"fettle {verb}", list(words)).params
+    commands.commands[verb].make_context(f"fettle {verb}", list(words))
 
 
 def _out_of(words: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     """
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT
     server = server if "://" in server else f"http://{server}"
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells every file that it packs or does not
+    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # it tells what it uploads, and what it need not
     try:  # Ray's own client would wait for ever
         requests.get(f"{server}/api/version", timeout=_ANSWER_TIMEOUT_S)
         return JobSubmissionClient(server)

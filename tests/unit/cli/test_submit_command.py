@@ -213,6 +213,7 @@ def test_a_line_that_breaks_goes_on_without_telling_anything_twice(folder, serve
 
 def test_a_slip_in_the_words_is_told_before_anything_travels(folder, server):
     assert call("submit", "recipes/a b.yaml", "--untill", "task")[0] == 2
+    assert call("submit", "recipes/a b.yaml", "--out")[0] == 2
     with pytest.raises(UserError, match="unknown key"):
         call("submit", "recipes/a b.yaml", "--set", "sede=1")
     with pytest.raises(UserError, match=r"no job 'evl' \(did you mean 'eval'\?\)"):

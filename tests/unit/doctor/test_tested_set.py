@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 from fettle.doctor.versions import check_pins, check_python, check_recorded
 
 WANTED = ["ray[train]==2.60.0", "rich", 'torch==2.13.0+cpu; extra == "cpu"', 'torch==2.13.0; extra == "gpu"']
@@ -42,3 +46,13 @@ def test_without_a_record_that_is_said_and_nothing_is_bad():
 
 def test_another_python_is_to_be_mended():
     assert [check_python(version).level for version in ((3, 11, 9), (3, 12, 0))] == ["ok", "bad"]
+
+
+def test_what_set_up_leaves_behind_is_the_whole_file(root: Path):
+    line = re.search(
+        r"^.*(sed -n .*) >\.venv/share/fettle/set\.txt", (root / "deploy/setup.sh").read_text(), re.MULTILINE
+    )
+    recorded = subprocess.check_output(["bash", "-c", f"target=cpu; {line[1]}"], cwd=root, text=True)
+
+    pinned = (root / "requirements/cpu.txt").read_text().count("==")
+    assert check_recorded(recorded, {}).told.startswith(f"{pinned} of {pinned} are others")

@@ -19,9 +19,7 @@ def doctor_command(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            help="Where runs will be written; by default ./runs, on a cluster ~/fettle.", show_default=False
-        ),
+        typer.Option(help="Where runs will be written; by default ./runs, on a cluster ~/fettle.", show_default=False),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON, for programs.")] = False,
 ) -> None:

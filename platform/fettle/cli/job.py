@@ -31,8 +31,9 @@ def main(given: Sequence[str]) -> None:
 
 
 def supervised(command: Sequence[str], retries: int, *, pause_s: float = _PAUSE_S) -> int:
-    """The exit code of a command that is begun again, `retries` times at most, where a signal ended it or it exits 1:
-    a failure of ours, or of a machine. What the user has to mend (2), a shut gate (3) and an interruption are final.
+    """The exit code of a command that is begun again, `retries` times at most, where a signal ended it, or it exits 1:
+    a failure of ours, or of a machine. A second failure in a row is one that stays. What the user has to mend (2), a
+    shut gate (3) and an interruption are final.
 
     SIGTERM and SIGINT are handed on, and then nothing is begun again. pause_s: before the first retry, twice as long
     before each next one.
@@ -48,12 +49,13 @@ def supervised(command: Sequence[str], retries: int, *, pause_s: float = _PAUSE_
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        code, before = 0, 0
         for again in range(retries + 1):
             driver = subprocess.Popen(command)
-            code = driver.wait()
+            code, before = driver.wait(), code
             if is_stopped:
                 return code if code >= 0 else _INTERRUPTED
-            if code >= 0 and code != _FAILED:
+            if (code >= 0 and code != _FAILED) or code == before == _FAILED:
                 return code
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "failed"
             if again < retries:

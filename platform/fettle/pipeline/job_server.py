@@ -13,6 +13,8 @@ from pathlib import Path
 
 import aiohttp
 import requests
+from ray.dashboard.modules import dashboard_sdk
+from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -36,7 +38,9 @@ def connect(address: str | None) -> JobSubmissionClient:
     """
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT
     server = server if "://" in server else f"http://{server}"
-    logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # it tells what it uploads, and what it need not
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for told in (dashboard_sdk, sdk):  # of what they upload, and of what they need not
+        told.logger.setLevel(logging.ERROR)
     try:  # Ray's own client would wait for ever
         requests.get(f"{server}/api/version", timeout=_ANSWER_TIMEOUT_S)
         return JobSubmissionClient(server)

@@ -74,10 +74,13 @@ def files_below(path: Path) -> list[Path]:
     path = Path(os.path.abspath(path))
     if path.is_file():
         return [path]
-    found = []
+    found: list[Path] = []
+    seen: set[str] = set()
     for folder, folders, names in os.walk(path, followlinks=True):
-        folders[:] = sorted(one for one in folders if one not in _NEVER)
-        found += [Path(folder, name) for name in sorted(names)]
+        is_new = (real := os.path.realpath(folder)) not in seen  # a link may lead to a folder above it
+        seen.add(real)
+        folders[:] = sorted(one for one in folders if one not in _NEVER) if is_new else []
+        found += [file for name in sorted(names) if is_new and (file := Path(folder, name)).is_file()]
     return found
 
 

@@ -52,6 +52,11 @@ def test_it_is_begun_again_only_so_often(tmp_path: Path, capfd):
     assert capfd.readouterr().err.endswith("was ended by SIGKILL, and so did every retry\n")
 
 
+def test_what_fails_twice_in_a_row_fails_for_good(tmp_path: Path):
+    assert supervised(driver(tmp_path, "sys.exit(1)", DIES, "sys.exit(1)", "sys.exit(1)"), retries=9, pause_s=0) == 1
+    assert lives(tmp_path) == 4
+
+
 @pytest.mark.parametrize("code", [0, 2, 3, 130])
 def test_what_the_user_has_to_mend_and_what_is_done_is_final(tmp_path: Path, code: int):
     assert supervised(driver(tmp_path, f"sys.exit({code})"), retries=3, pause_s=0) == code

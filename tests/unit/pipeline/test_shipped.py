@@ -108,6 +108,17 @@ def test_words_name_files_folders_globs_and_yaml(project):
     assert found == ["data/a.jsonl", "data/b.jsonl", "other/huge.jsonl", "recipes/rewards.py"]
 
 
+def test_links_are_followed_but_not_in_circles(project):
+    (project / "base").mkdir()
+    (project / "base" / "self").symlink_to(project / "base")
+    (project / "base" / "gone").symlink_to(project / "nowhere")
+    (project / "base" / "data").symlink_to(project / "data")
+
+    found = [str(one.relative_to(project)) for one in files_of_words(["base"])]
+
+    assert found == ["base/data/a.jsonl", "base/data/b.jsonl"]
+
+
 def test_the_package_is_laid_out_as_here_and_always_the_same(project):
     files = [project / "data" / "a.jsonl", project / "recipes" / "rewards.py"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def check_cluster(address: str | None, folder: str) -> list[Finding]:
         told = _asked(client, folder)
     except UserError as error:
         return [*found, bad("job", error.got, str(error.fix))]
-    return found + check_nodes(told["nodes"], told["folder"], installed())
+    return found + check_nodes(told["nodes"], told["folder"], installed() | {"python": platform.python_version()})
 
 
 def check_guard(server: str) -> Finding:

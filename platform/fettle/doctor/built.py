@@ -32,7 +32,7 @@ def check_built() -> list[Finding]:
 def check_ninja(there: str | None) -> Finding:
     """there: where it lies."""
     if there is None:
-        return bad("ninja", "is missing: DeepSpeed and torch build with it", "bash deploy/setup.sh")
+        return bad("ninja", "is missing: DeepSpeed and torch build with it", f"bash deploy/setup.sh {device()}")
     return ok("ninja", there)
 
 

@@ -87,7 +87,8 @@ def check_recorded(recorded: str | None, there: Mapping[str, str]) -> Finding:
         if there.get(normal(name)) != version
     ]
     if other:
-        return note("whole set", f"{len(other)} of {len(pairs)} are others: {_some(other)}", "bash deploy/setup.sh")
+        fix = f"bash deploy/setup.sh {'gpu' if 'vllm' in there else 'cpu'}"
+        return note("whole set", f"{len(other)} of {len(pairs)} are others: {_some(other)}", fix)
     return ok("whole set", f"{len(pairs)} packages, each of the tested version")
 
 

@@ -50,7 +50,9 @@ def files_of_recipe(recipe: Recipe) -> list[Path]:
             found += _sources(recipe, field, spec)
     for key, text in _texts(recipe):
         named = text.rpartition(":")[0] if key in _FUNCTIONS else text
-        if (key in _PATHS or key in _FUNCTIONS) and named and _is_ours(named) and not _is_stage(recipe, named):
+        if key not in _PATHS | _FUNCTIONS or not named or (key, named) == ("against", "base"):
+            continue
+        if _is_ours(named) and not _is_stage(recipe, named):
             found += files_below(recipe.resolve(named))
             if key == "tasks" and recipe.resolve(named).is_file():  # its data lies beside it
                 found += [file for file in recipe.resolve(named).parent.iterdir() if file.is_file()]
@@ -121,7 +123,8 @@ def _is_ours(path: str) -> bool:
 
 
 def _is_stage(recipe: Recipe, name: str) -> bool:
-    return name in ("tiny", "base") or any(stage.name == name for stage in recipe.stages)
+    """Whether it is an earlier stage, or the bundled model, whatever is called so here."""
+    return name == "tiny" or any(stage.name == name for stage in recipe.stages)
 
 
 def _sources(recipe: Recipe, field: str, spec: DataSpec) -> list[Path]:

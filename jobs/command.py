@@ -15,13 +15,12 @@ def with_out(given: Sequence[str], out: Path) -> list[str]:
 
 
 def fettle(words: Sequence[str]) -> None:
-    """Runs the command and exits as it does."""
+    """Runs the command, begins it again where its driver dies, and exits as it does."""
     try:
-        from fettle.cli.main import main
+        from fettle.cli.job import main
     except ModuleNotFoundError as error:
         sys.exit(
             f"jobs/{Path(sys.argv[0]).name}: {sys.executable} on this node cannot import {error.name}\n"
             "  fix: start Ray there with fettle's environment active (PATH=.venv/bin:$PATH ray start …)"
         )
-    sys.argv[1:] = words
-    main()
+    main(words)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fettle.serving.publish import publish
 
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
-if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
+_told = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+if "ray" not in sys.modules and (_told or (Path.home() / ".ray" / "auth_token").is_file()):
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 # bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.

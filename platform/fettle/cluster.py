@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray._private.state import state
 
 from fettle.errors import FettleError, Interrupted, UserError
 from fettle.signals import handlers_kept
@@ -64,13 +65,20 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[bool]:
 
 
 def available_cpus() -> int:
-    """CPU cores of the whole cluster we are connected to."""
-    return int(ray.cluster_resources().get("CPU", 0))
+    """CPU cores of the whole cluster we are connected to, those included that it can start when they are asked for."""
+    return _most("CPU")
 
 
 def available_gpus() -> int:
-    """GPUs of the whole cluster we are connected to."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    """GPUs of the whole cluster we are connected to, those included that it can start when they are asked for."""
+    return _most("GPU")
+
+
+def _most(kind: str) -> int:
+    there = ray.cluster_resources().get(kind, 0)
+    # What the node types of cluster.yaml, or of KubeRay's groups, come to; None where nobody starts nodes.
+    could_be = (state.get_max_resources_from_cluster_config() or {}).get(kind, 0)
+    return int(max(there, could_be))
 
 
 def _join(address: str) -> None:

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fettle.serving.port import free_port
 from program import fettle as command
+from program import started, wait_until
 
 BIN = Path(sys.executable).parent
 
@@ -39,33 +42,59 @@ def server() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_submitted_recipe_is_run_on_the_cluster(server: str, root: Path, tmp_path: Path) -> None:
-    done = command(
-        *("submit", root / "recipes" / "smoke.yaml", "--working-dir", root, "--address", server),
-        *("--out", tmp_path / "out", "--set", "stages.domain.max_steps=2"),
-    )
+@pytest.fixture
+def elsewhere(root: Path, tmp_path: Path) -> Path:
+    """A project's folder that is no clone of fettle: a recipe, and data beside it that git does not keep."""
+    (tmp_path / "recipes").mkdir()
+    shutil.copytree(root / "recipes" / "northline", tmp_path / "data" / "northline")
+    (tmp_path / ".gitignore").write_text("data/\n")
+    text = (root / "recipes" / "smoke.yaml").read_text()
+    (tmp_path / "recipes" / "mine.yaml").write_text(text.replace("northline/", "../data/northline/"))
+    return tmp_path
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "held-out loss" in done.stdout
-    stages = json.loads((tmp_path / "out" / "report.json").read_text())["stages"]
+
+def test_a_submitted_recipe_is_run_with_its_data_and_begun_again_where_its_driver_dies(
+    server: str, elsewhere: Path
+) -> None:
+    out = elsewhere / "out"
+    job = started(
+        *("submit", elsewhere / "recipes" / "mine.yaml", "--address", server, "--out", out),
+        *("--set", "stages.domain.max_steps=2"),
+    )
+    wait_until(lambda: any(out.glob("artifacts/domain-*")), job)
+    for process in psutil.process_iter():  # of this very run
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if str(out) in words and "fettle.cli.job" not in words and "submit" not in words and "-c" in words:
+                process.kill()
+    printed = job.communicate(timeout=400)[0]
+
+    assert job.returncode == 0, printed
+    assert "the job's driver was ended by SIGKILL; retry 1 of 3 goes on from where it was" in printed
+    assert "2 stages, 1 already done" in printed
+    assert "held-out loss" in printed
+    stages = json.loads((out / "report.json").read_text())["stages"]
     assert [(stage["name"], stage["steps"]) for stage in stages] == [("domain", 2), ("instruct", 4)]
 
 
-def test_a_job_that_fails_makes_submit_fail(server: str, root: Path, tmp_path: Path) -> None:
-    done = command(
-        *("submit", root / "recipes" / "smoke.yaml", "--working-dir", root, "--address", server),
-        *("--out", tmp_path / "out", "--set", "cluster.workers=64"),
-    )
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [("stages.domain.data=/mnt/nowhere.txt", "no such file or folder"), ("cluster.workers=64", "64 workers")],
+)
+def test_a_mistake_that_only_the_cluster_sees_is_one_message(
+    server: str, elsewhere: Path, override: str, told: str
+) -> None:
+    recipe = elsewhere / "recipes" / "mine.yaml"
 
-    assert done.returncode != 0
-    assert "64 workers" in done.stdout + done.stderr
-
-
-def test_no_server_is_one_clear_message(root: Path) -> None:
-    address = f"http://127.0.0.1:{free_port()}"
-
-    done = command("submit", root / "recipes" / "smoke.yaml", "--working-dir", root, "--address", address)
+    done = command("submit", recipe, "--address", server, "--out", elsewhere / "out", "--set", override)
 
     assert done.returncode == 2
-    assert f"no Ray job server answers at {address}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stdout.count(told) == 1 and "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_doctor_looks_at_every_node(server: str) -> None:
+    done = command("doctor", "--address", server, "--json")
+
+    found = {one["what"].partition(" ")[0]: one for one in json.loads(done.stdout)["findings"]}
+    assert (found["head"]["level"], found["node"]["level"]) == ("ok", "ok")
+    assert found["ray"]["told"].endswith("on all nodes")

@@ -18,6 +18,7 @@ class CountingRay:
 
     def __init__(self, failures: int = 0) -> None:
         self.failures, self.started, self.is_up = failures, [], False  # type: ignore[var-annotated]
+        self.could_be: dict[str, int] | None = None
 
     def is_initialized(self) -> bool:
         return self.is_up
@@ -34,6 +35,9 @@ class CountingRay:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 3.0, "memory": 1e9}
 
+    def get_max_resources_from_cluster_config(self) -> dict[str, int] | None:
+        return self.could_be
+
 
 @pytest.fixture
 def ray(monkeypatch, tmp_path) -> CountingRay:
@@ -41,6 +45,7 @@ def ray(monkeypatch, tmp_path) -> CountingRay:
     fake = CountingRay()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(cluster, "ray", fake)
+    monkeypatch.setattr(cluster, "state", fake)
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for key in cluster._OUR_CLUSTER_ENV:
@@ -120,6 +125,12 @@ def test_a_start_that_fails_four_times_is_given_up(ray):
 
 def test_a_resource_that_a_cluster_does_not_name_is_none(ray):
     assert (cluster.available_cpus(), cluster.available_gpus()) == (3, 0)
+
+
+def test_nodes_that_a_cluster_would_start_count(ray):
+    ray.could_be = {"CPU": 64, "GPU": 8}
+
+    assert (cluster.available_cpus(), cluster.available_gpus()) == (64, 8)
 
 
 def test_what_was_started_meanwhile_and_stays_is_ended(ray, monkeypatch):

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import yaml
 
 from fettle.recipe import load_recipe
 
@@ -73,17 +72,6 @@ def test_the_readmes_commands_are_the_makefiles():
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
     assert told - targets == set()
     assert {"demo", "test"} <= told & targets
-
-
-def test_the_cluster_file_is_valid_for_rays_autoscaler():
-    from jsonschema import ValidationError
-    from ray.autoscaler._private.util import prepare_config, validate_config  # what `ray up` does first
-
-    told = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    validate_config(prepare_config(told))
-    assert told["provider"]["type"] == "local"
-    with pytest.raises(ValidationError, match="'colour' was unexpected"):  # Ray's schema does not take anything
-        validate_config(prepare_config(told | {"colour": "red"}))
 
 
 def test_no_two_test_files_have_one_name():

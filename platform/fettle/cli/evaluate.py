@@ -65,6 +65,8 @@ def evaluate_command(
 ) -> None:
     """Measure a model's greedy answers to prompts against those beside them, or its loss. Prompts are rendered as in
     training."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     if entry is not None:
         _check_alone({"--data": data, "--pattern": pattern, "--limit": limit, "--max-new-tokens": max_new_tokens})
         _check_alone({"--max-length": max_length, "--shots": shots, "--few-shot": few_shot, "--set": set_ or None})

@@ -10,10 +10,12 @@ from fettle.cli import data, keys, registry, rl
 from fettle.cli.chat import chat_command
 from fettle.cli.compare import compare_command
 from fettle.cli.demo import demo_command
+from fettle.cli.doctor import doctor_command
 from fettle.cli.evaluate import evaluate_command
 from fettle.cli.export import export_command
 from fettle.cli.generate import generate_command
 from fettle.cli.init import init_command
+from fettle.cli.jobs import logs_command, stop_command
 from fettle.cli.merge import merge_command
 from fettle.cli.parity import parity_command
 from fettle.cli.quantize import quantize_command
@@ -34,7 +36,9 @@ app = typer.Typer(
 )
 app.command("init")(init_command)
 app.command("run")(run_command)
-app.command("submit")(submit_command)
+app.command("submit", context_settings={"ignore_unknown_options": True})(submit_command)
+app.command("logs")(logs_command)
+app.command("stop")(stop_command)
 app.command("runs")(runs_command)
 app.command("show")(show_command)
 app.command("compare")(compare_command)
@@ -55,6 +59,7 @@ app.command("chat")(chat_command)
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
 app.add_typer(rl.app, name="rl")
+app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 
 

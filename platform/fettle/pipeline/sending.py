@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -76,4 +77,5 @@ def _follow(sender: Sender) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `ray job stop` sends it to all of a driver's children
     sys.exit(main(Path(sys.argv[1])))

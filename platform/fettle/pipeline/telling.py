@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -268,4 +269,5 @@ def main(record: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `ray job stop` sends it to all of a driver's children
     main(Path(sys.argv[1]))

@@ -28,12 +28,17 @@ Room = tuple[int, int]
 
 @dataclass
 class _Group:
-    """Stages on a worker group. takes: the room it has been given; failure: what ended it, if it did not end well."""
+    """Stages on a worker group. takes: the room it has been given; ended: set when it has; failure: what ended it, if
+    it did not end well.
+
+    Its thread is not asked: one whose `join` a signal interrupts counts as ended from then on (CPython 3.11), and
+    SIGTERM would not wait for a checkpoint.
+    """
 
     jobs: list[Job]
     takes: Room
     line: ProgressLine
-    thread: threading.Thread
+    ended: threading.Event
     failure: list[BaseException] = field(default_factory=list)
 
 
@@ -73,7 +78,7 @@ def train(
                     running.append(_started(pairs, stages[0], most, fence, folder, console, beside=bool(taken)))
                     left = [stage for stage in left if stage not in stages]
                 for one in running[:1]:
-                    one.thread.join(_POLL_S)
+                    one.ended.wait(_POLL_S)
                 running = _still_running(running)
         except KeyboardInterrupt as stopped:
             if str(stopped) == "SIGTERM":  # a notice, with some time left; who presses Ctrl-C wants an end
@@ -146,23 +151,25 @@ def _started(
     console.print(f"starting {workers}, {stage.precision}{where}: {', '.join(job.name for job in jobs)}")
     logs = folder / "logs" / jobs[0].name if beside else folder / "logs"
     failure: list[BaseException] = []
+    ended = threading.Event()
 
     def work() -> None:
         try:
             run_group(pairs, cluster, fence=fence, out=folder, logs=logs)
         except BaseException as error:
             failure.append(error)
+        finally:
+            ended.set()
 
     # In a thread, because only the main one can be interrupted while it waits, and it has the progress to draw.
-    thread = threading.Thread(target=work, name=f"group-{jobs[0].name}", daemon=True)
-    group = _Group(jobs, takes, ProgressLine(console, jobs), thread, failure)
-    thread.start()
+    group = _Group(jobs, takes, ProgressLine(console, jobs), ended, failure)
+    threading.Thread(target=work, name=f"group-{jobs[0].name}", daemon=True).start()
     return group
 
 
 def _still_running(groups: Sequence[_Group]) -> list[_Group]:
     """Draws how far they are; those that have not ended. Raises what ended one badly."""
-    ended = [one for one in groups if not one.thread.is_alive()]
+    ended = [one for one in groups if one.ended.is_set()]
     for one in groups:
         one.line.update()
     for one in ended:
@@ -178,5 +185,5 @@ def _save_first(groups: Sequence[_Group], fence: Fence) -> None:
     leave_note(fence)
     until = time.monotonic() + NOTICE_S
     for one, was in zip(groups, before, strict=True):
-        while one.thread.is_alive() and progress_of(one.jobs) == was and time.monotonic() < until:
+        while not one.ended.is_set() and progress_of(one.jobs) == was and time.monotonic() < until:
             time.sleep(_POLL_S)

@@ -101,10 +101,11 @@ def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
         _check_beside(job, cluster, cpus, gpus)
     for what, wanted, there in (("CPUs", cpus, available_cpus()), ("GPUs", gpus, available_gpus())):
         if wanted > there:
+            most, key = there // (wanted // cluster.fewest), f"{what.lower()}_per_worker"
             raise DoesNotFit(
                 f"{cluster.fewest} workers want {wanted} {what}, and the cluster has {there}",
                 field="cluster.workers",
-                fix=f"at most workers: {max(1, there // max(1, wanted // cluster.fewest))}",
+                fix=f"at most workers: {most}" if most else f"fewer {key}, or a cluster that has such nodes",
             )
 
 

@@ -1,4 +1,4 @@
-"""What `ray job submit -- python jobs/pipeline.py …` runs, and jobs/generate.py."""
+"""What `ray job submit -- python jobs/pipeline.py …` runs, and jobs/generate.py and jobs/evaluate.py."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def test_answers_lie_below_the_home_folder_by_their_datas_name(job, data: str, n
 
     out = str(Path.home() / f"fettle/answers/{name}.jsonl")
     assert words == ["generate", "tiny", data, "--limit", "3", "--out", out]
+
+
+def test_figures_lie_below_the_home_folder_by_their_models_name(job) -> None:
+    words = job("evaluate").arguments(["runs/first/artifacts/task-1a/", "--data", "d.jsonl"])
+
+    assert words[:2] == ["eval", "runs/first/artifacts/task-1a/"]
+    assert words[-2:] == ["--out", str(Path.home() / "fettle/evals/task-1a.json")]
+    assert job("evaluate").arguments([]) == ["eval"]
 
 
 @pytest.mark.parametrize("given", [[], ["tiny"], ["tiny", "d.jsonl", "--out=x"]])

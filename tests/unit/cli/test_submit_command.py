@@ -1,51 +1,70 @@
-"""`fettle submit`: the line that the cluster runs, and what is refused before anything travels."""
+"""`fettle submit`, `logs`, `stop`: the line that the cluster runs, and what is refused before anything travels."""
 
 from __future__ import annotations
 
 import shlex
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from fettle.cli.submit import submit_command
+from fettle.cli.main import app
 from fettle.errors import FettleError, UserError
-from fettle.pipeline import submit
+from fettle.pipeline import job_server
+from fettle.pipeline.job_server import JobStatus
 
-app = typer.Typer()
-app.command()(submit_command)
 RECIPE = "name: northline\nstages: [{name: task, kind: sft, data: x.jsonl}]\n"
 
 
 class Server:
     """Stands where Ray's job server would be: takes a job, or does not, and says how it ended."""
 
-    def __init__(
-        self, failure: BaseException | None = None, ends: str = "SUCCEEDED", message: str | None = None
-    ) -> None:
-        self.failure, self.ends, self.message = failure, ends, message
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.ends, self.code, self.message = "SUCCEEDED", 0, ""
         self.job: dict[str, Any] = {}
+        self.jobs: list[Any] = []
+        self.stopped: list[str] = []
+        self.breaks = 0
 
-    def __call__(self, address: str) -> Server:
-        self.address = address
-        return self
+    def get_address(self) -> str:
+        return "http://head:8265"
 
     def submit_job(self, **job: Any) -> str:
         if self.failure:
             raise self.failure
         self.job = job
+        if package := job["runtime_env"].get("working_dir"):
+            with zipfile.ZipFile(package) as packed:
+                self.files = packed.namelist()
         return "job-1"
 
     async def tail_job_logs(self, job: str):  # type: ignore[no-untyped-def]
-        yield "what the job prints\n"
+        yield "what the "
+        if self.breaks:
+            self.breaks -= 1
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+        yield "job prints\n"
 
-    def get_job_status(self, job: str) -> submit.JobStatus:
-        return submit.JobStatus[self.ends]
+    def get_job_status(self, job: str) -> JobStatus:
+        return JobStatus[self.ends]
 
-    def get_job_info(self, job: str) -> Server:
-        return self
+    def get_job_info(self, job: str) -> Any:
+        return SimpleNamespace(status=JobStatus[self.ends], driver_exit_code=self.code, message=self.message)
+
+    def get_job_logs(self, job: str) -> str:
+        return f"log of {job}\n"
+
+    def list_jobs(self) -> list[Any]:
+        return self.jobs
+
+    def stop_job(self, job: str) -> bool:
+        self.stopped.append(job)
+        self.ends = "STOPPED"
+        return True
 
     @property
     def words(self) -> list[str]:
@@ -53,115 +72,177 @@ class Server:
         return shlex.split(self.job["entrypoint"])
 
 
+def a_job(id_: str, run: str, status: str, start: int = 0) -> Any:
+    told = {"run": run, "out": f"/shared/runs/{run}"}
+    return SimpleNamespace(submission_id=id_, metadata=told, status=JobStatus[status], start_time=start)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     found = Server()
-    monkeypatch.setattr(submit, "JobSubmissionClient", found)
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setattr(job_server, "connect", lambda address: found)
     return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to submit, which we are in, with a recipe and the job's program."""
+    """A folder that is no clone of fettle, which we are in, with a recipe and its data."""
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "a b.yaml").write_text(RECIPE)
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "pipeline.py").write_text("")
+    (tmp_path / "recipes" / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def call(*words: object) -> str:
-    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False).output
+def call(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return done.exit_code, done.output
 
 
-def test_the_cluster_runs_the_same_recipe_with_the_same_settings(folder, server):
-    printed = call("recipes/a b.yaml", "--set", "seed=1", "--set", "stages.task.data=[a, b]", "--until", "task")
-    assert server.words == [
-        *("python", "jobs/pipeline.py", "recipes/a b.yaml", "--out", str(folder / "runs" / "northline")),
-        *("--set", "seed=1", "--set", "stages.task.data=[a, b]", "--until", "task"),
+def test_the_cluster_runs_the_same_words_with_the_files_they_name(folder, server):
+    words = ("--set", "seed=1", "--set", "stages.task.data=[x.jsonl]", "--until", "task", "--out", "/shared/runs/mine")
+    code, printed = call("submit", "recipes/a b.yaml", *words)
+
+    assert server.words == ["python", "-m", "fettle.cli.job", "--retries", "3", "run", "recipes/a b.yaml", *words]
+    assert server.files == ["recipes/a b.yaml", "recipes/x.jsonl"]
+    assert code == 0
+    assert printed.splitlines() == [
+        "submitted job-1 to http://head:8265",
+        "results   /shared/runs/mine over there",
+        "what the job prints",
+        "job job-1 succeeded",
     ]
-    assert server.job["runtime_env"]["working_dir"] == str(folder)
-    assert printed == "submitted job-1 to http://127.0.0.1:8265\nwhat the job prints\njob job-1 succeeded\n"
 
 
-def test_the_default_folder_is_the_one_that_run_would_take(folder, server):
-    call("recipes/a b.yaml", "--set", "name=southline")
-    assert server.words[4] == str(folder / "runs" / "southline")
+def test_results_lie_in_the_home_folder_over_there_unless_told(folder, server):
+    call("submit", "recipes/a b.yaml", "--set", "name=southline", "--retries", 0)
+    assert server.words[4:] == [
+        *("0", "run", "recipes/a b.yaml", "--set", "name=southline"),
+        "--out",
+        "~/fettle/runs/southline",
+    ]
 
 
 def test_a_relative_out_folder_is_relative_to_here_not_to_the_jobs_copy(folder, server):
-    call("recipes/a b.yaml", "--out", "mine")
-    assert server.words[4] == str(folder / "mine")
+    call("submit", "recipes/a b.yaml", "--out=mine")
+    assert server.words[-2:] == ["--out", str(folder / "mine")]
 
 
-def test_without_waiting_it_says_how_to_read_the_log(folder, server):
-    assert call("recipes/a b.yaml", "--no-wait", "--address", "http://head:8265") == (
-        "submitted job-1 to http://head:8265\nits log: ray job logs --address http://head:8265 job-1\n"
-    )
+def test_a_recipe_elsewhere_is_run_from_the_same_place_within_the_package(folder, server, monkeypatch):
+    (folder / "here").mkdir()
+    monkeypatch.chdir(folder / "here")
+    call("submit", folder / "recipes" / "a b.yaml")
+
+    assert server.words[:5] == ["cd", "here", "&&", "exec", "python"]
+    assert "../recipes/a b.yaml" in server.words
+    assert server.files == ["here/", "recipes/a b.yaml", "recipes/x.jsonl"]
 
 
-def test_the_server_is_the_one_rays_own_variable_names(folder, server, monkeypatch):
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
-    call("recipes/a b.yaml")
-    assert server.address == "http://elsewhere:8265"
+def test_an_evaluation_and_answers_are_jobs_too(folder, server):
+    call("submit", "--job", "eval", "tiny", "--data", "recipes/x.jsonl", "--metrics", "loss")
+    assert server.words[5:] == [
+        *("eval", "tiny", "--data", "recipes/x.jsonl", "--metrics", "loss"),
+        "--out",
+        "~/fettle/evals/tiny.json",
+    ]
+    assert server.files == ["recipes/x.jsonl"]
+
+    call("submit", "--job", "generate", "tiny", "recipes/x.jsonl", "--engines", "2")
+    assert server.words[5:] == [
+        *("generate", "tiny", "recipes/x.jsonl", "--engines", "2"),
+        "--out",
+        "~/fettle/answers/x.jsonl",
+    ]
 
 
-@pytest.mark.parametrize("message", ["out of memory\nand more", " ", None])
-def test_a_job_that_fails_is_an_error_with_its_first_line(folder, server, message):
-    server.ends, server.message = "FAILED", message
-    with pytest.raises(FettleError, match="^job job-1 failed: (out of memory)?$"):
-        call("recipes/a b.yaml")
+def test_what_a_function_reads_travels_by_with(folder, server):
+    (folder / "lists").mkdir()
+    (folder / "lists" / "bad.txt").write_text("x")
+    call("submit", "recipes/a b.yaml", "--with", "lists")
+    assert "lists/bad.txt" in server.files
+
+    with pytest.raises(UserError, match="--with: no file or folder nowhere"):
+        call("submit", "recipes/a b.yaml", "--with", "nowhere")
 
 
-def test_a_server_that_does_not_answer_is_a_users_mistake(folder, server):
-    server.failure = ConnectionError("refused\nby it")
-    with pytest.raises(UserError, match=r"--address: no Ray job server answers at http://127.0.0.1:8265 \(refused\)"):
-        call("recipes/a b.yaml")
+def test_without_waiting_it_says_how_to_follow_and_to_end_it(folder, server):
+    _, printed = call("submit", "recipes/a b.yaml", "--no-wait", "--address", "http://head:8265")
+    assert printed.splitlines()[2:] == [
+        "its log   fettle logs job-1 --address http://head:8265",
+        "end it    fettle stop job-1 --address http://head:8265",
+    ]
 
 
-def test_a_folder_too_large_for_ray_is_told_as_that(folder, server):
-    told = "ValueError: Package size (600.00MiB) exceeds the maximum size of 512.00MiB. To exclude large files, add …"
-    server.failure = RuntimeError(f"Request failed with status code 500: Traceback (most recent call last):\n{told}\n")
-    with pytest.raises(UserError, match=r"^.*: Ray does not carry a folder as large as this .*\(600\.00MiB\)"):
-        call("recipes/a b.yaml")
+def test_a_driver_has_time_for_a_checkpoint_and_the_job_carries_no_other_settings(folder, server):
+    call("submit", "recipes/a b.yaml")
+    assert server.job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "180"}
+    assert server.job["metadata"] == {"verb": "run", "run": "northline", "out": "~/fettle/runs/northline"}
 
 
-def test_a_server_that_wants_a_token_says_where_it_belongs(folder, server):
-    server.failure = submit.AuthenticationError("401")
-    with pytest.raises(UserError, match=r"wants a token\n  fix: put the cluster's token into ~/.ray/auth_token"):
-        call("recipes/a b.yaml")
+@pytest.mark.parametrize("word", ["tracking=http://me:hunter22@host", "name=s3cr3t-s3cr3t"])
+def test_a_word_with_a_secret_is_refused(folder, server, monkeypatch, word):
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-s3cr3t")
+    with pytest.raises(UserError) as caught:
+        call("submit", "recipes/a b.yaml", "--set", word)
+    assert "s3cr3t-s3cr3t" not in str(caught.value) and "hunter22" not in caught.value.got.partition("a password")[0]
+    assert server.job == {}
 
 
-def test_a_mistake_in_the_recipe_is_told_before_anything_travels(folder, server):
+@pytest.mark.parametrize(("code", "ours"), [(1, 1), (2, 2), (3, 3), (137, 1)])
+def test_submit_exits_as_the_job_does(folder, server, code, ours):
+    server.ends, server.code = "FAILED", code
+    assert call("submit", "recipes/a b.yaml")[0] == ours
+
+
+def test_a_job_that_was_stopped_is_no_success(folder, server):
+    server.ends = "STOPPED"
+    assert call("submit", "recipes/a b.yaml")[0] == 130
+
+
+@pytest.mark.parametrize(("code", "message"), [(127, ""), (1, "x\n/usr/bin/python: No module named fettle\n")])
+def test_a_cluster_without_fettle_is_told_as_that(folder, server, code, message):
+    server.ends, server.code, server.message = "FAILED", code, message
+    with pytest.raises(FettleError, match="the cluster's `python` is none that has fettle\n  fix: start Ray"):
+        call("submit", "recipes/a b.yaml")
+
+
+def test_a_line_that_breaks_goes_on_without_telling_anything_twice(folder, server, monkeypatch):
+    server.breaks = 2
+    assert "what the job prints\n" in call("submit", "recipes/a b.yaml")[1]
+
+
+def test_a_slip_in_the_words_is_told_before_anything_travels(folder, server):
+    assert call("submit", "recipes/a b.yaml", "--untill", "task")[0] == 2
+    assert call("submit", "recipes/a b.yaml", "--out")[0] == 2
     with pytest.raises(UserError, match="unknown key"):
-        call("recipes/a b.yaml", "--set", "sede=1")
+        call("submit", "recipes/a b.yaml", "--set", "sede=1")
+    with pytest.raises(UserError, match=r"no job 'evl' \(did you mean 'eval'\?\)"):
+        call("submit", "--job", "evl", "tiny")
     assert server.job == {}
 
 
-def test_a_recipe_outside_the_folder_is_refused(folder, server):
-    with pytest.raises(UserError, match=r"does not lie below .*jobs"):
-        call("recipes/a b.yaml", "--working-dir", "jobs")
+def test_a_run_is_stopped_by_its_name_its_folder_or_its_jobs_id(server):
+    for name in ("b-2", "b", "/shared/runs/b"):
+        server.ends, server.jobs = "RUNNING", [a_job("a-1", "a", "RUNNING"), a_job("b-2", "b", "RUNNING")]
+        assert "job b-2 is stopped" in call("stop", name)[1]
+    assert server.stopped == ["b-2"] * 3
 
 
-def test_a_folder_without_the_jobs_program_is_refused(folder, server):
-    (folder / "jobs" / "pipeline.py").unlink()
-    with pytest.raises(UserError, match=r"there is no jobs/pipeline\.py below"):
-        call("recipes/a b.yaml")
-    assert server.job == {}
+def test_of_several_live_jobs_one_has_to_be_named(server):
+    server.jobs = [a_job("b-1", "b", "RUNNING"), a_job("b-2", "b", "PENDING")]
+    with pytest.raises(UserError, match="2 jobs of 'b' are running") as caught:
+        call("stop", "b")
+    assert caught.value.fix == "name one of b-1, b-2"
 
 
-@pytest.mark.parametrize("extra", ["", "\n    heldout: {data: ok.jsonl}\n    replay: {data: ok.jsonl, fraction: 0.1}"])
-def test_data_that_would_not_travel_is_refused_at_its_line(folder, server, extra):
-    recipe = folder / "recipes" / "c.yaml"
-    recipe.write_text("name: n\nstages:\n  - name: task\n    kind: sft\n    data: [ok.jsonl, ../../far.jsonl]" + extra)
-    with pytest.raises(UserError, match=r"c\.yaml:5: stages\.task\.data: \.\./\.\./far\.jsonl does not lie below"):
-        call("recipes/c.yaml")
-    assert server.job == {}
+def test_a_job_that_has_ended_is_not_stopped_and_an_unknown_one_is_told(server):
+    server.jobs = [a_job("b-1", "b", "FAILED")]
+    assert call("stop", "b") == (0, "job b-1 has ended already (failed)\n")
+    with pytest.raises(UserError, match="no job or run 'c' at http://head:8265\n  expected: no job is running there"):
+        call("stop", "c")
 
 
-@pytest.mark.parametrize("path", ["/mnt/shared/a.jsonl", "s3://bucket/a.jsonl", "owner/name", "lf/dataset_info.json#a"])
-def test_data_that_the_cluster_may_have_is_left_to_it(folder, server, path):
-    call("recipes/a b.yaml", "--set", f"stages.task.data={path}")
-    assert server.job
+def test_logs_are_those_of_the_newest_job_of_a_run(server):
+    server.jobs = [a_job("b-1", "b", "FAILED", start=1), a_job("b-2", "b", "SUCCEEDED", start=2)]
+    assert call("logs", "b", "--no-follow") == (0, "log of b-2\n")
+    assert call("logs", "b") == (0, "what the job prints\njob b-2 succeeded\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 from small_house import House, finish
 
-from fettle.errors import StageFailed
+from fettle.errors import Interrupted, StageFailed
 from fettle.pipeline import runner, training
 from fettle.pipeline.graph import PlannedStage
 from fettle.recipe.cluster import ClusterSpec
@@ -79,6 +82,25 @@ def test_consecutive_stages_of_one_cluster_spec_share_a_group_unless_zero_3_keep
     groups.planned = house.plan()
     run(house)
     assert groups.started == expected
+
+
+def test_a_run_that_is_stopped_by_sigterm_waits_for_its_checkpoint(house, monkeypatch, groups):
+    saved = []
+
+    def group(stages: Any, cluster: ClusterSpec, *, fence: Any, out: Path, logs: Path) -> None:
+        time.sleep(0.5)  # the run waits for us by now
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not fence.file.with_name(".save-now").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        (stages[0][0].folder / "checkpoints" / "step-00000003").mkdir(parents=True)
+        saved.append(3)
+        threading.Event().wait(10)
+
+    monkeypatch.setattr(training, "run_group", group)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run(house)
+    assert saved == [3]
 
 
 def test_stages_that_are_done_are_in_no_group(house, groups):

@@ -1,0 +1,1 @@
+"""What this machine, or a cluster, is like: whether fettle can be used there, and what to mend."""

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,18 @@ class Checkpoints:
         """Where the checkpoint of a step is being written by the workers that began together as `attempt`."""
         return self.folder / f"{_PARTIAL}{self.fence.token}-{attempt}-{step:08d}"
 
-    def commit(self, written: Path, step: int, and_keep: int | None = None) -> None:
+    def commit(
+        self, written: Path, step: int, and_keep: int | None = None, summed: Mapping[str, str] | None = None
+    ) -> None:
         """Makes the folder `written` the checkpoint of `step`, and drops all but the newest `keep` complete ones and
-        that of step `and_keep`."""
+        that of step `and_keep`. summed: the sha256 of files, by name, whose writers have told it."""
         files = {file.relative_to(written).as_posix(): file for file in written.rglob("*") if file.is_file()}
+        known = dict(summed or {})
         mark = {
             "step": step,
             "fingerprint": self.fingerprint,
             "sizes": {name: file.stat().st_size for name, file in files.items()},
-            "sha256": {name: digest_file(file) for name, file in files.items()},
+            "sha256": {name: digest_file(file) for name, file in files.items() if name not in known} | known,
         }
         (written / _MARK).write_text(json.dumps(mark), encoding="utf-8")
         sync_folder(written)

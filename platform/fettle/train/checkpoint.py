@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,9 +133,13 @@ class Checkpoints:
         """Why a checkpoint that is complete is not the one that was written; None where it is."""
         folder = self.path(step)
         digests = json.loads((folder / _MARK).read_text(encoding="utf-8")).get("sha256", {})
-        for name, digest in digests.items():
-            if digest_file(folder / name) != digest:
-                return f"{name} has other bytes than were written (its sha256 differs)"
+        # Many files of many workers: one after the other, a 70B's 847 GB take half an hour.
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            found = threads.map(lambda name: digest_file(folder / name), digests)
+            for (name, digest), now in zip(digests.items(), found, strict=True):
+                if now != digest:
+                    threads.shutdown(cancel_futures=True)
+                    return f"{name} has other bytes than were written (its sha256 differs)"
         return None
 
 

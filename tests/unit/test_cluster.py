@@ -34,6 +34,10 @@ class CountingRay:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 3.0, "memory": 1e9}
 
+    def nodes(self) -> list[dict[str, Any]]:
+        has = [{"CPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1e9}, {"CPU": 64.0}]
+        return [{"Alive": place < 3, "Resources": one} for place, one in enumerate(has)]
+
 
 @pytest.fixture
 def ray(monkeypatch, tmp_path) -> CountingRay:
@@ -43,7 +47,7 @@ def ray(monkeypatch, tmp_path) -> CountingRay:
     monkeypatch.setattr(cluster, "ray", fake)
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for key in cluster._OUR_CLUSTER_ENV:
+    for key in cluster.OUR_CLUSTER_ENV:
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
     return fake
@@ -120,6 +124,12 @@ def test_a_start_that_fails_four_times_is_given_up(ray):
 
 def test_a_resource_that_a_cluster_does_not_name_is_none(ray):
     assert (cluster.available_cpus(), cluster.available_gpus()) == (3, 0)
+
+
+def test_a_process_has_a_place_on_one_living_node(ray):
+    assert cluster.num_places(2, 0) == 1 + 4
+    assert cluster.num_places(2, 1) == 2
+    assert cluster.num_places(9, 0) == 0
 
 
 def test_what_was_started_meanwhile_and_stays_is_ended(ray, monkeypatch):

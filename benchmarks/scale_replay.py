@@ -78,9 +78,9 @@ def predicted(usually: Iteration, like: Sequence[dict[str, Any]], setting: Setti
     return quick(simulate(work, setting).periods[1:-1])
 
 
-def step_seconds(trace: dict[str, Any], *names: str) -> float:
-    """A step of some stages."""
-    return quick(one["seconds"] for name in names for one in trace["stages"][name]["steps"][WARM_UP_STEPS:])
+def step_seconds(trace: dict[str, Any], name: str) -> float:
+    """A step of a stage."""
+    return quick(one["seconds"] for one in trace["stages"][name]["steps"][WARM_UP_STEPS:])
 
 
 def compared(trace: dict[str, Any]) -> list[tuple[str, float, float, list[float]]]:
@@ -94,7 +94,7 @@ def compared(trace: dict[str, Any]) -> list[tuple[str, float, float, list[float]
     }
     found = []
     for of, (what, setting) in settings.items():
-        names = [f"{of}-a", f"{of}-b"]
+        names = [name for name in trace["stages"] if name.startswith(f"{of}-")]
         there = iterations(trace, *names)
         each = [quick(one["seconds"] for one in iterations(trace, name)) for name in names]
         ours = predicted(usually, there, setting)
@@ -103,10 +103,10 @@ def compared(trace: dict[str, Any]) -> list[tuple[str, float, float, list[float]
         work = [Iteration(learn=learn, other=rest, lengths=[[1]])] * 10
         told = simulate(work, Setting(1, 1, lambda _, took=generate: took))  # type: ignore[misc]
         found.append((f"{of}, on a quiet machine: answers made an iteration ahead", told.periods[5], ahead, [ahead]))
-    one, engine = (step_seconds(trace, f"{of}-a", f"{of}-b") for of in ("one", "engine"))
-    each = [step_seconds(trace, name) for name in ("both-a", "both-b")]
+    one, engine = (step_seconds(trace, f"{of}-a") for of in ("one", "engine"))
+    both = step_seconds(trace, "both-a")
     two = one / 2 + (engine - one) + trace["collective_s"]
-    found.append(("two workers at ZeRO 2, a step", two, step_seconds(trace, "both-a", "both-b"), each))
+    found.append(("two workers at ZeRO 2, a step", two, both, [both]))
     return found
 
 

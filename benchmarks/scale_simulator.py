@@ -101,7 +101,7 @@ class Setting:
     """What runs, and what goes wrong. decode: seconds of an engine for answers that begin together. jitter: σ of the
     logarithm of each learner's step and each batch over their usual time. mean seconds between failures of the
     group and of an engine; none at infinity. checkpoint_every: iterations, for each of which training waits
-    `checkpoint_s`; `writing_s` later it is there."""
+    `checkpoint_s`, and for the one before to be there, which takes `writing_s`."""
 
     engines: int = 0
     staleness: int = 0
@@ -163,7 +163,8 @@ class _Simulation:
         self.known: set[int] = set()
         self.has_asked = Event()
         self.ready = [Event() for _ in self.work]
-        self.free_at = 0.0
+        self.free_at, self.is_written = 0.0, Event()
+        self.is_written.is_set = True
         self.tasks = [self.clock.start(self._learner(self.saved)), self.clock.start(self._collector())]
 
     def _failures(self) -> Process:
@@ -190,14 +191,17 @@ class _Simulation:
             yield took
             told.learner_busy += took
             if setting.checkpoint_every and (number + 1) % setting.checkpoint_every == 0:
+                yield self.is_written  # one at a time: the next waits (train/writer.py)
                 yield setting.checkpoint_s
-                self.tasks.append(self.clock.start(self._written(number + 1)))
+                self.is_written = Event()
+                self.tasks.append(self.clock.start(self._written(number + 1, self.is_written)))
             told.ends[number] = self.clock.now
         told.seconds, self.is_done = self.clock.now, True
 
-    def _written(self, number: int) -> Process:
+    def _written(self, number: int, is_written: Event) -> Process:
         yield self.setting.writing_s
-        self.saved = max(self.saved, number)
+        self.saved = number
+        self.clock.set(is_written)
 
     def _ask(self, number: int, version: int) -> None:
         if number in self.known:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def raylet(node: Any) -> psutil.Process:
 def actors(node: Any, called: str) -> list[psutil.Process]:
     """Those on a node whose name, which Ray makes of class and method, begins so."""
     found = []
-    for process in raylet(node).children():
+    for process in raylet(node).children(recursive=True):
         try:
             found += [process] if " ".join(process.cmdline()).startswith(called) else []
         except psutil.NoSuchProcess:
@@ -88,7 +89,8 @@ def kill(cluster: Cluster, node: Any) -> None:
     below = raylet(node).children(recursive=True)
     raylet(node).kill()
     for process in below:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     cluster.remove_node(node, allow_graceful=False)
 
 

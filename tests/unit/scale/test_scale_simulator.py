@@ -82,6 +82,13 @@ def test_training_alone_takes_its_steps_and_its_pauses():
     assert told.seconds == pytest.approx(10 * 2.0 + 2 * 1.0)
 
 
+def test_a_checkpoint_waits_for_the_one_before():
+    # the second, due after 20 s, waits until 10 + 15: the tenth and last until 10 + 9 · 15
+    told = simulate([Iteration(learn=10.0)] * 10, Setting(checkpoint_every=1, writing_s=15.0))
+
+    assert told.seconds == pytest.approx(10 + 9 * 15)
+
+
 def test_a_group_that_fails_does_again_what_came_after_its_last_checkpoint():
     run = [Iteration(learn=10.0)] * 300
     told = simulate(run, Setting(checkpoint_every=10, group_fails_s=900.0, restart_s=60.0, seed=1))

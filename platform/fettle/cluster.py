@@ -91,14 +91,13 @@ def check_seen(mark: Path, folders: Sequence[Path]) -> None:
     tells, or one of the folders that workers read."""
     text, here = mark.read_text(encoding="utf-8"), ray.get_runtime_context().get_node_id()
     look: Any = ray.remote(_not_seen)
-    asked = {
-        node["NodeManagerAddress"]: look.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(mark, text, list(folders))
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] != here and {"CPU", "GPU"} & set(node["Resources"])
-    }
-    for address, answer in asked.items():
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] != here and {"CPU", "GPU"} & set(node["Resources"]):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answer = look.options(num_cpus=0, scheduling_strategy=there).remote(mark, text, list(folders))
+            asked.append((node["NodeManagerAddress"], answer))
+    for address, answer in asked:
         try:
             missing = ray.get(answer, timeout=_LOOK_TIMEOUT_S)
         except RayError:  # a node that has gone, or is too busy to say: who is placed there will tell

@@ -143,3 +143,12 @@ def test_what_was_started_meanwhile_and_stays_is_ended(ray, monkeypatch):
     finally:
         before.kill()
         before.wait()
+
+
+def test_a_node_sees_the_runs_folder_by_what_is_in_it(tmp_path):
+    (mark := tmp_path / ".epoch").write_text("this run")
+
+    assert cluster._not_seen(mark, "this run", [tmp_path]) is None
+    assert cluster._not_seen(mark, "another folder's", [tmp_path]) == mark
+    assert cluster._not_seen(tmp_path / "gone", "this run", []) == tmp_path / "gone"
+    assert cluster._not_seen(mark, "this run", [tmp_path, tmp_path / "base"]) == tmp_path / "base"

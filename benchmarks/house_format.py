@@ -26,14 +26,18 @@ def row(
     return told | {"ratio": round(ratio, 3), "limit": limit}
 
 
-def write_results(benchmark: str, rows: list[dict[str, Any]], used: str, variant: str = "") -> None:
-    """Writes results/BENCHMARK[-VARIANT]-DATE.json. used: what of the machine was used."""
+def machine(used: str) -> str:
+    """What this one is. used: what of it was used."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    machine = f"{platform.machine()} {model}, {used}"
+    return f"{platform.machine()} {model}, {used}"
+
+
+def write_results(benchmark: str, rows: list[dict[str, Any]], used: str, variant: str = "") -> None:
+    """Writes results/BENCHMARK[-VARIANT]-DATE.json. used: what of the machine was used."""
     today = date.today().isoformat()
     file = ROOT / "benchmarks" / "results" / f"{'-'.join(part for part in (benchmark, variant, today) if part)}.json"
     file.parent.mkdir(exist_ok=True)
-    result = {"benchmark": benchmark, "date": today, "machine": machine, "rows": rows}
+    result = {"benchmark": benchmark, "date": today, "machine": machine(used), "rows": rows}
     file.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {file.relative_to(ROOT)}")

@@ -23,6 +23,7 @@ _ENGINES = (
         "test_generated_answers",
         "test_kills",
         "test_judged",
+        "test_nodes",
         "test_parity",
         "test_quantized_engine",
         "test_rollouts",

@@ -6,20 +6,23 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
 from ray._private.state import state
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fettle.errors import FettleError, Interrupted, UserError
 from fettle.signals import handlers_kept
 
 # Ray starts its workers at nice 15, where they starve beside anything else on the machine (one got 4 s of CPU in
 # 330 s, measured 2026-08 on 2 cores); its own setting has to stand in the environment before ray.init.
-_OUR_CLUSTER_ENV = {
+OUR_CLUSTER_ENV = {
     "RAY_worker_niceness": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
@@ -30,6 +33,7 @@ _OUR_CLUSTER_ENV = {
 _START_TRIES = 4
 _GONE_TIMEOUT_S = 5
 _ANSWER_TIMEOUT_S = 10
+_LOOK_TIMEOUT_S = 60
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[bool]:
         yield False
         return
     address = os.environ.get("RAY_ADDRESS")
-    for key, value in _OUR_CLUSTER_ENV.items():
+    for key, value in OUR_CLUSTER_ENV.items():
         os.environ.setdefault(key, value)
     if not address:  # nobody drains it, and watching would take a process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -75,10 +79,64 @@ def available_gpus() -> int:
 
 
 def _most(kind: str) -> int:
-    there = ray.cluster_resources().get(kind, 0)
-    # What the node types of cluster.yaml, or of KubeRay's groups, come to; None where nobody starts nodes.
-    could_be = (state.get_max_resources_from_cluster_config() or {}).get(kind, 0)
-    return int(max(there, could_be))
+    return int(max(ray.cluster_resources().get(kind, 0), (_could_be() or {}).get(kind, 0)))
+
+
+def _could_be() -> dict[str, int] | None:
+    """What the node types of cluster.yaml, or of KubeRay's groups, come to; None where nobody starts nodes."""
+    found: dict[str, int] | None = state.get_max_resources_from_cluster_config()
+    return found
+
+
+def num_places(cpus: int, gpus: int) -> int | None:
+    """How many processes of so many CPUs and GPUs each there would be room for: each of them is on one node. None
+    where nodes are started as they are asked for: how large they are nobody tells."""
+    if _could_be():
+        return None
+    found = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        found += min(int(has.get(what, 0)) // n for what, n in (("CPU", cpus), ("GPU", gpus)) if n)
+    return found
+
+
+def check_seen(mark: Path, folders: Sequence[Path]) -> None:
+    """Raises UserError where a node that work may be given to does not see the run's folder, as the file `mark` in it
+    tells, or one of the folders that workers read."""
+    text, here = mark.read_text(encoding="utf-8"), ray.get_runtime_context().get_node_id()
+    look: Any = ray.remote(_not_seen)
+    asked = []
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeID"] != here and {"CPU", "GPU"} & set(node["Resources"]):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answer = look.options(num_cpus=0, scheduling_strategy=there).remote(mark, text, list(folders))
+            asked.append((node["NodeManagerAddress"], answer))
+    for address, answer in asked:
+        try:
+            missing = ray.get(answer, timeout=_LOOK_TIMEOUT_S)
+        except RayError:  # a node that has gone, or is too busy to say: who is placed there will tell
+            continue
+        if missing == mark:
+            raise UserError(
+                f"the node {address} does not see {mark.parent}, where the run is written",
+                field="--out",
+                fix="give --out on storage that all nodes see at the same path",
+            )
+        if missing is not None:
+            raise UserError(
+                f"the node {address} does not see {missing}, which workers read",
+                fix="copy it to storage that all nodes see, and name it there (with HF_HOME there, where a hub has it)",
+            )
+
+
+def _not_seen(mark: Path, text: str, folders: Sequence[Path]) -> Path | None:
+    """The first that is not here, or is another one."""
+    try:
+        if mark.read_text(encoding="utf-8") != text:
+            return mark
+    except OSError:
+        return mark
+    return next((folder for folder in folders if not folder.exists()), None)
 
 
 def _join(address: str) -> None:

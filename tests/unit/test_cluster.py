@@ -38,6 +38,10 @@ class CountingRay:
     def get_max_resources_from_cluster_config(self) -> dict[str, int] | None:
         return self.could_be
 
+    def nodes(self) -> list[dict[str, Any]]:
+        has = [{"CPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1e9}, {"CPU": 64.0}]
+        return [{"Alive": place < 3, "Resources": one} for place, one in enumerate(has)]
+
 
 @pytest.fixture
 def ray(monkeypatch, tmp_path) -> CountingRay:
@@ -48,7 +52,7 @@ def ray(monkeypatch, tmp_path) -> CountingRay:
     monkeypatch.setattr(cluster, "state", fake)
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for key in cluster._OUR_CLUSTER_ENV:
+    for key in cluster.OUR_CLUSTER_ENV:
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
     return fake
@@ -133,6 +137,15 @@ def test_nodes_that_a_cluster_would_start_count(ray):
     assert (cluster.available_cpus(), cluster.available_gpus()) == (64, 8)
 
 
+def test_a_process_has_a_place_on_one_living_node(ray):
+    assert cluster.num_places(2, 0) == 1 + 4
+    assert cluster.num_places(2, 1) == 2
+    assert cluster.num_places(9, 0) == 0
+
+    ray.could_be = {"CPU": 64}
+    assert cluster.num_places(9, 0) is None
+
+
 def test_what_was_started_meanwhile_and_stays_is_ended(ray, monkeypatch):
     monkeypatch.setattr(cluster, "_GONE_TIMEOUT_S", 0)
     before = subprocess.Popen(["sleep", "60"])
@@ -144,3 +157,12 @@ def test_what_was_started_meanwhile_and_stays_is_ended(ray, monkeypatch):
     finally:
         before.kill()
         before.wait()
+
+
+def test_a_node_sees_the_runs_folder_by_what_is_in_it(tmp_path):
+    (mark := tmp_path / ".epoch").write_text("this run")
+
+    assert cluster._not_seen(mark, "this run", [tmp_path]) is None
+    assert cluster._not_seen(mark, "another folder's", [tmp_path]) == mark
+    assert cluster._not_seen(tmp_path / "gone", "this run", []) == tmp_path / "gone"
+    assert cluster._not_seen(mark, "this run", [tmp_path, tmp_path / "base"]) == tmp_path / "base"

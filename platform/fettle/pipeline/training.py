@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fettle.cluster import available_cpus, available_gpus, ray_session
+from fettle.cluster import available_cpus, available_gpus, check_seen, ray_session
 from fettle.pipeline.console import ProgressLine
 from fettle.pipeline.planned import Planned
 from fettle.pipeline.stage_graph import edges_of
@@ -50,8 +50,8 @@ def train(
     folder: Path,
     console: Console,
 ) -> None:
-    """Returns when all are done. functions: what trains a stage, by kind. Raises as `run_group`; stages beside the one
-    that failed stop where they are, and go on from their checkpoints another time."""
+    """Returns when all are done. functions: what trains a stage, by kind. Raises as `check_seen` and `run_group`;
+    stages beside the one that failed stop where they are, and go on from their checkpoints another time."""
     by_name = {job.name: job for job in jobs}
     left, running = list(waiting), list[_Group]()
     needs = _needs(waiting)
@@ -66,6 +66,7 @@ def train(
 
     with ray_session():
         total = room()
+        check_seen(fence.file, sorted({job.base for job in jobs if job.base.exists()}))
         try:
             while left or running:
                 done = {stage.spec.name for stage in waiting if stage.is_done}

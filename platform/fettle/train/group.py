@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import PreemptionError
 
 from fettle.artifact import is_artifact
-from fettle.cluster import available_cpus, available_gpus
+from fettle.cluster import available_cpus, available_gpus, num_places
 from fettle.errors import DoesNotFit, FettleError, StageFailed
 from fettle.recipe.cluster import ClusterSpec
 from fettle.train.checkpoint import Fence
@@ -107,6 +107,14 @@ def check_fits(cluster: ClusterSpec, jobs: Sequence[Job] = ()) -> None:
                 field="cluster.workers",
                 fix=f"at most workers: {most}" if most else f"fewer {key}, or a cluster that has such nodes",
             )
+    places = num_places(cluster.cpus_per_worker, cluster.gpus_per_worker)
+    if places is not None and places < cluster.fewest:
+        each = f"{cluster.cpus_per_worker} CPUs" + (", a GPU" if cluster.gpus_per_worker else "")
+        raise DoesNotFit(
+            f"{cluster.fewest} workers want {each} each, on one node, and the cluster's nodes have room for {places}",
+            field="cluster.workers",
+            fix=f"at most workers: {places}" if places else "fewer cpus_per_worker, or larger nodes",
+        )
 
 
 def _check_beside(job: Job, cluster: ClusterSpec, cpus: int, gpus: int) -> None:

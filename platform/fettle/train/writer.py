@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fettle.artifact import replace_text, sync_path
+from fettle.artifact import digest_file, replace_text, sync_path
 from fettle.errors import FettleError
 from fettle.train.checkpoint import Checkpoints
 from fettle.train.shares import Share
@@ -86,13 +86,17 @@ class CheckpointWriter:
         and_keep: int | None,
     ) -> None:
         try:
+            sums = {}
             for name, content in ((_LEARNED, tensors), (_RANDOM, randoms)):
-                save_file(content, folder / name.format(self.rank))
-                sync_path(folder / name.format(self.rank))
-            replace_text(folder / _TOLD.format(self.rank), json.dumps(told))  # the last, for rank 0 waits for it
+                file = folder / name.format(self.rank)
+                save_file(content, file)
+                sync_path(file)
+                sums[file.name] = digest_file(file)  # each its own: one for all would take half an hour of 70B's
+            # The last, for rank 0 waits for it.
+            replace_text(folder / _TOLD.format(self.rank), json.dumps(told | {"sha256": sums}))
             if self.rank == 0:
                 self._wait_for_others(folder)
-                self.checkpoints.commit(folder, step, and_keep)
+                self.checkpoints.commit(folder, step, and_keep, self._summed(folder))
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             before = max(self.checkpoints.complete(), default=None)
@@ -109,6 +113,13 @@ class CheckpointWriter:
             while not (folder / _TOLD.format(rank)).is_file():
                 self.checkpoints.fence.check()
                 time.sleep(_POLL_S)
+
+    def _summed(self, folder: Path) -> dict[str, str]:
+        """What the workers have summed up."""
+        found: dict[str, str] = {}
+        for rank in range(self.world):
+            found |= json.loads((folder / _TOLD.format(rank)).read_text(encoding="utf-8"))["sha256"]
+        return found
 
 
 class Written:

@@ -27,6 +27,7 @@ def has(monkeypatch):
     def has(cpus: int, gpus: int = 0) -> None:
         monkeypatch.setattr(group, "available_cpus", lambda: cpus)
         monkeypatch.setattr(group, "available_gpus", lambda: gpus)
+        monkeypatch.setattr(group, "num_places", lambda each, gpus_each: cpus // each)
 
     return has
 
@@ -85,6 +86,15 @@ def test_more_workers_than_the_cluster_has_room_for_do_not_fit(has, spec, messag
 def test_as_many_workers_as_there_is_room_for_fit(has):
     has(cpus=4, gpus=2)
     group.check_fits(ClusterSpec(workers=2, cpus_per_worker=2, gpus_per_worker=1))
+
+
+def test_a_worker_is_on_one_node(has, monkeypatch):
+    has(cpus=4)
+    monkeypatch.setattr(group, "num_places", lambda each, gpus_each: 1)  # nodes of 3 CPUs and 1
+    with pytest.raises(
+        DoesNotFit, match="2 workers want 2 CPUs each, on one node, .* room for 1\n  fix: at most workers: 1"
+    ):
+        group.check_fits(ClusterSpec(workers=2, cpus_per_worker=2))
 
 
 @pytest.mark.parametrize("wrap", ["cause", "dunder", "itself"])

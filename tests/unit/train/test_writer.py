@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import random
 from pathlib import Path
 
@@ -130,6 +131,21 @@ def test_every_generator_goes_on_where_it_was(checkpoints):
     first = torch.rand(4)
     written.restore_randomness(rank=1, world=2)
     assert not torch.equal(torch.rand(4), first)
+
+
+def test_each_worker_sums_up_its_own_files_for_the_checkpoints_mark(checkpoints, monkeypatch):
+    summed = []
+    monkeypatch.setattr(writer_module, "digest_file", lambda file: summed.append(file.name) or f"of {file.name}")
+    for rank in (1, 0):
+        writer = CheckpointWriter(checkpoints, "attempt", rank, world=2)
+        writer.write(5, halves(model_of(0), rank), {})
+        writer.wait()
+        assert summed.pop().endswith(f"-{rank:05d}.safetensors") and summed.pop().endswith(f"-{rank:05d}.safetensors")
+
+    told = json.loads((checkpoints.path(5) / "complete.json").read_text())["sha256"]
+    assert told["learned-00001.safetensors"] == "of learned-00001.safetensors"
+    assert set(told) == {file.name for file in checkpoints.path(5).iterdir()} - {"complete.json"}
+    assert checkpoints.latest() is None  # no sum holds: each file is read again
 
 
 def test_a_full_disk_is_told_with_the_step_and_what_is_still_there(checkpoints, monkeypatch):

@@ -16,6 +16,7 @@ from fettle.cli.generate import generate_command
 from fettle.cli.init import init_command
 from fettle.cli.merge import merge_command
 from fettle.cli.parity import parity_command
+from fettle.cli.plan import plan_command
 from fettle.cli.quantize import quantize_command
 from fettle.cli.reproduce import reproduce_command
 from fettle.cli.run import run_command
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("init")(init_command)
+app.command("plan")(plan_command)
 app.command("run")(run_command)
 app.command("submit")(submit_command)
 app.command("runs")(runs_command)

@@ -17,6 +17,7 @@ from typing import Any
 from fettle.artifact import replace_text, sweep_partials
 from fettle.errors import UserError
 from fettle.models.family import family_of
+from fettle.needs.preflight import check_cpus, check_disk
 from fettle.pipeline.console import plain, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import Verdict, check_publishable, judge
@@ -33,7 +34,6 @@ from fettle.pipeline.taking_up import take_up
 from fettle.pipeline.tracking import tracked
 from fettle.pipeline.training import train
 from fettle.pipeline.underway import underway
-from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
 from fettle.registry.reference import PRODUCTION
 from fettle.rl.stage import rl

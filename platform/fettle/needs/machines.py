@@ -170,22 +170,22 @@ def machines_in(file: Path) -> Machines:
         raise UserError(
             f"head_node_type '{head}' is no node type{guess}", file=file, field="--on", expected=", ".join(types)
         )
+    kinds = [_node(file, str(name), settings or {}) for name, settings in types.items()]
     nodes, left = [], int(most)
-    for name, settings in types.items():
-        workers = min(int((settings or {}).get("max_workers", most)), left)
-        left -= 0 if name == head and len(types) == 1 else workers
-        count = workers + (name == head)
-        if count > 0:
-            nodes.append(_node(file, str(name), settings or {}, count))
+    for node in sorted(kinds, key=lambda one: -one.gpus):  # of the workers that there may be at most, GPUs first
+        workers = min(int((types[node.name] or {}).get("max_workers", most)), left)
+        left -= workers
+        if (count := workers + (node.name == head)) > 0:
+            nodes.append(replace(node, count=count))
     return Machines(str(file), tuple(nodes))
 
 
-def _node(file: Path, name: str, settings: dict[str, Any], count: int) -> Node:
+def _node(file: Path, name: str, settings: dict[str, Any]) -> Node:
     resources = settings.get("resources") or {}
     instance = str((settings.get("node_config") or {}).get("InstanceType", ""))
     family, _, size = instance.partition(".")
     known, sizes = _INSTANCES.get(family, (None, {}))
-    gpus = int(resources.get("GPU") or (sizes.get(size, 1) if known else 0))
+    gpus = int(resources["GPU"] if "GPU" in resources else (sizes.get(size, 1) if known else 0))
     asked = next((key.partition(":")[2] for key in resources if str(key).startswith("accelerator_type:")), known)
     if not resources and known is None:
         raise UserError(
@@ -205,7 +205,7 @@ def _node(file: Path, name: str, settings: dict[str, Any], count: int) -> Node:
     cpus, memory = resources.get("CPU"), resources.get("memory")
     return Node(
         name,
-        count,
+        1,
         int(cpus) if cpus is not None else None,
         memory / _GIB if memory is not None else None,
         gpus,

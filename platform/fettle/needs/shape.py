@@ -16,7 +16,8 @@ from fettle.recipe.adapter import AdapterSpec
 
 @dataclass(frozen=True)
 class Shape:
-    """Numbers of weights. layer: of one layer (their mean). linear: of the matrices that `bits` rounds, in all layers.
+    """Numbers of weights. layer: of one layer (their mean). linear: of the matrices that `bits` rounds, in all layers;
+    sides: rows and columns of those.
     head: of the output head where it is no embedding too. largest: of the largest weight. stored: bytes of each weight
     as the model lies on the disk. config: `needs.trace.config_text` of it. active: weights that one token goes through,
     without embeddings (fewer than there are in a mixture of experts)."""
@@ -26,6 +27,7 @@ class Shape:
     layers: int
     layer: int
     linear: int
+    sides: int
     embeddings: int
     head: int
     largest: int
@@ -49,8 +51,11 @@ def shape_of(config_json: str) -> Shape:
     layers = layers_of(model.base_model)
     inside = sum(weight.numel() for weight in layers.parameters())
     entries, output = model.get_input_embeddings(), model.get_output_embeddings()
-    matrices = [one for one in model.modules() if type(one).__name__ in ("Linear", "Conv1D") and one is not output]
+    matrices: list[Any] = [
+        one for one in model.modules() if type(one).__name__ in ("Linear", "Conv1D") and one is not output
+    ]
     linear = sum(one.weight.numel() for one in matrices)
+    sides = sum(sum(one.weight.shape) for one in matrices)
     embeddings = entries.weight.numel()
     is_tied = output is None or output.weight is entries.weight
     sizes = [weight.numel() for weight in model.parameters()]
@@ -62,6 +67,7 @@ def shape_of(config_json: str) -> Shape:
         layers=len(layers),
         layer=inside // len(layers),
         linear=linear,
+        sides=sides,
         embeddings=embeddings,
         head=head,
         largest=max(sizes),
@@ -79,6 +85,8 @@ def trained_weights(shape: Shape, adapter: AdapterSpec) -> int:
         return shape.weights
     if adapter.kind == "lisa":
         return shape.outside + min(adapter.layers or 0, shape.layers) * shape.layer
+    if adapter.kind == "lora" and adapter.targets == "all-linear":
+        return (adapter.r or 0) * shape.sides
     if adapter.kind == "freeze":
         return (
             shape.outside

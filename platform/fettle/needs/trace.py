@@ -94,14 +94,14 @@ def _passes(config_json: str, adapter: AdapterSpec, micro: Micro) -> Passes:
     return Passes(one.top + between, one.bottom, between, one.forward)
 
 
-def passes_by_rule(hidden: int, layers: int, vocabulary: int, micro: Micro) -> Passes:
+def passes_by_rule(hidden: int, layers: int, vocabulary: int, micro: Micro, *, times: int = 1) -> Passes:
     """The same by a rule, where a model's code cannot be run without content: of each token each layer keeps 34 bytes a
     unit of its width in 16 bits, and twice that in 32 (Korthikanti et al. 2022, arXiv:2205.05198, equation 1, without
-    attention's matrices, which torch's attention does not keep)."""
+    attention's matrices, which torch's attention does not keep). times: a margin."""
     size = 2 if micro.precision in _LOW else 1
-    layer = 68 // size * hidden * micro.total
-    kept = 4 // size * hidden * micro.total if micro.checkpointing else layer
-    head = 12 * vocabulary * micro.total if micro.logits else 12 * hidden * micro.total
+    layer = 68 // size * hidden * micro.total * times
+    kept = 4 // size * hidden * micro.total * times if micro.checkpointing else layer
+    head = 12 * (vocabulary if micro.logits else hidden) * micro.total * times
     return Passes(kept * (layers - 1) + layer + head, 2 * layer, kept * (layers - 1), head)
 
 
@@ -146,7 +146,8 @@ def _traced(config_json: str, depth: int, adapter: AdapterSpec, micro: Micro, fr
                 weight.register_post_accumulate_grad_hook(counted.is_gradient)
         inside = [w for w in layers_of(_plain(model).base_model).parameters() if w.requires_grad]
         with counted, torch.no_grad():
-            _loss(model, batch, micro)
+            if depth == _cycle(config_of(config_json)):
+                _loss(model, batch, micro)
         forward = counted.most
         counted.most = 0
         with counted:

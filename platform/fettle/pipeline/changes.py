@@ -31,11 +31,11 @@ class Change:
         return " ".join(f"--set {key}={_quoted(value)}" for key, value in self.sets.items())
 
 
-def changes_for(recipe: Recipe, plan: StagePlan, tried: Tried) -> list[Change]:
+def changes_for(recipe: Recipe, plan: StagePlan, tried: Tried, spare: int = 0) -> list[Change]:
     """At most three that make the stage fit, the cheapest first: single ones; where none does, as many together as it
-    takes; none where nothing that is known here does."""
+    takes; none where nothing that is known here does. spare: GPUs that the stage does not use."""
     stage = next(one for one in recipe.stages if one.name == plan.name)
-    candidates = list(_candidates(recipe, stage, plan))
+    candidates = list(_candidates(recipe, stage, plan, spare))
     alone = []
     for one in candidates:
         if _fits(tried, one.sets):
@@ -70,7 +70,7 @@ def _fits(tried: Tried, sets: Mapping[str, str]) -> bool:
         return False
 
 
-def _candidates(recipe: Recipe, stage: StageBase, plan: StagePlan) -> Iterator[Change]:
+def _candidates(recipe: Recipe, stage: StageBase, plan: StagePlan, spare: int) -> Iterator[Change]:
     at, cluster = f"stages.{stage.name}", plan.cluster
     group = f"{at}.cluster" if stage.cluster is not None else "cluster"
     said = " ".join(plan.problems)
@@ -84,10 +84,19 @@ def _candidates(recipe: Recipe, stage: StageBase, plan: StagePlan) -> Iterator[C
     if batch is not None:
         for times in (2, 4, 8, 16, 32):
             if batch.rows * batch.row_tokens >= times * 2 and batch.records / batch.workers / batch.accumulate >= times:
-                told = "nothing but smaller matrix products" if times > 2 else "next to nothing"
-                yield Change({f"{at}.batch.accumulate": str(batch.accumulate * times)}, told)
+                told = "next to nothing, smaller matrix products"
+                unit, number = (
+                    ("tokens", stage.batch.tokens) if stage.batch.tokens else ("sequences", stage.batch.sequences)
+                )
+                sets = {f"{at}.batch": f"{{{unit}: {number}, accumulate: {batch.accumulate * times}}}"}
+                yield Change(sets, told)
     if not plan.checkpointing and plan.adapter is not None and plan.adapter.kind != "prefix":
         yield Change({f"{at}.gradient_checkpointing": "true"}, "about a third more time")
+    if cluster.gpus_per_worker and spare > 0 and cluster.workers + spare > 1:
+        sets = {f"{group}.workers": str(cluster.workers + spare), f"{group}.zero": "3" if cluster.zero == 3 else "2"}
+        yield Change(sets, "more GPUs at a time, and less time")
+        if cluster.zero < 3:
+            yield Change(sets | {f"{group}.zero": "3"}, "more GPUs at a time, more exchange between them")
     if cluster.workers > 1:
         for zero in range(cluster.zero + 1, 4):
             yield Change({f"{group}.zero": str(zero)}, "more exchange between the workers" if zero > 2 else "little")

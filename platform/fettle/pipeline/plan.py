@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fettle.errors import DoesNotFit, UserError
 from fettle.needs.machines import Machines, machines_in, machines_of, this_machine
+from fettle.needs.memory import BOUND
 from fettle.needs.rates import read_rates
 from fettle.pipeline.changes import Change, changes_for
 from fettle.pipeline.fitting import judged
 from fettle.pipeline.planning import StagePlan, plan_recipe
 from fettle.recipe import Recipe, load_recipe
+from fettle.recipe.load import changed
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,18 @@ def plan(
     sets = _for_gpus(loaded) if gpus is not None else {}
     if sets:
         loaded = load_recipe(recipe, {**sets, **(set or {})})
-    return plan_loaded(loaded, machines, dict(set or {}) | sets, until, sets=sets, price=price)
+    return plan_loaded(loaded, machines, until, sets=sets, price=price)
 
 
 def plan_loaded(
     loaded: Recipe,
     machines: Machines,
-    overrides: Mapping[str, Any],
     until: str | None = None,
     *,
     sets: dict[str, str] | None = None,
     price: float | None = None,
 ) -> Plan:
-    """As `plan`, of a recipe that is read with these overrides."""
+    """As `plan`, of a recipe that is read."""
     rates = read_rates()
     stages = judged(plan_recipe(loaded, machines, rates, until), machines)
     changes: dict[str, list[Change]] = {}
@@ -92,11 +94,14 @@ def plan_loaded(
             continue
 
         def tried(more: Mapping[str, str], name: str = stage.name) -> StagePlan:
-            changed = load_recipe(loaded.file, {**overrides, **more})
-            again = judged(plan_recipe(changed, machines, rates, name), machines)
-            return again[-1]
+            recipe = changed(loaded, more)
+            for rough in (0, BOUND, None):  # what is out of the question, or certain, takes no time
+                (again,) = judged(plan_recipe(recipe, machines, rates, only=name, rough=rough), machines)
+                if rough is None or bool(again.problems) is (rough == 0):
+                    break
+            return again
 
-        changes[stage.name] = changes_for(loaded, stage, tried)
+        changes[stage.name] = changes_for(loaded, stage, tried, machines.num_gpus - stage.num_gpus)
     return Plan(loaded, machines, tuple(stages), changes, sets or {}, price)
 
 
@@ -108,6 +113,37 @@ def refusal(found: Plan) -> DoesNotFit | None:
             fix = "\n       or ".join(lines) if lines else "a smaller base, or a larger machine"
             return DoesNotFit("; ".join(stage.problems), **found.recipe.where(f"stages.{stage.name}"), fix=fix)
     return None
+
+
+def check_fits(loaded: Recipe, out: Path, until: str | None) -> str | None:
+    """A line on what a run of the recipe takes of this machine's memory. Raises DoesNotFit, in the words of `fettle
+    plan`, where that is more than there is.
+
+    Where a rough bound, which takes a tenth of a second, is below what there is, that is all that is looked at. Not on
+    a cluster that a run joins: what its machines have is not known here.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    machines = this_machine(out)
+    try:
+        rough = judged(plan_recipe(loaded, machines, (), until, rough=BOUND), machines)
+        if not any(stage.problems for stage in rough):
+            return _told(rough, "at most ")
+        found = plan_loaded(loaded, machines, until)
+    except DoesNotFit:
+        raise
+    except UserError:  # of what only a plan asks for; what is a mistake for the run too has been told by now
+        return None
+    if (refused := refusal(found)) is not None:
+        raise refused
+    return _told(found.stages, "")
+
+
+def _told(stages: Sequence[StagePlan], bound: str) -> str:
+    most = max(stages, key=lambda stage: stage.peak.total * stage.cluster.workers)
+    size = most.peak.total
+    each = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    return f"plan      fits: {most.name} takes the most memory, {bound}{each} a worker"
 
 
 def _for_gpus(recipe: Recipe) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fettle.models.base import load_tokenizer
+from fettle.models.base import load_tokenizer, resolve_template
 from fettle.models.precision import resolve_precision
 from fettle.needs import beside
 from fettle.needs.batches import Arithmetic, arithmetic
@@ -69,27 +69,38 @@ class StagePlan:
         """Of all its steps."""
         return self.estimate.seconds * self.steps if self.estimate is not None and self.steps is not None else None
 
+    @property
+    def num_gpus(self) -> int:
+        """Of its workers, and of what is beside them."""
+        return self.cluster.workers * self.cluster.gpus_per_worker + sum(one.gpus * one.count for one in self.beside)
+
     def dollars(self, machines: Machines, price: float | None) -> float | None:
         """At so many dollars an hour of a GPU, or of a core where it has none; by default a guess."""
         if self.seconds is None:
             return None
-        gpus = self.cluster.workers * self.cluster.gpus_per_worker + sum(one.gpus * one.count for one in self.beside)
-        if gpus:
+        if self.num_gpus:
             each = price if price is not None else (machines.gpu.price if machines.gpu is not None else 1.0)
-            return self.seconds / 3600 * gpus * each
+            return self.seconds / 3600 * self.num_gpus * each
         cores = self.cluster.workers * self.cluster.cpus_per_worker
         return self.seconds / 3600 * cores * (price if price is not None else CPU_PRICE)
 
 
 def plan_recipe(
-    recipe: Recipe, machines: Machines, rates: Sequence[Rate] = (), until: str | None = None, *, reads_data: bool = True
+    recipe: Recipe,
+    machines: Machines,
+    rates: Sequence[Rate] = (),
+    until: str | None = None,
+    *,
+    only: str | None = None,
+    rough: int | None = None,
 ) -> list[StagePlan]:
-    """The stages up to and with `until`, without what `fitting.judged` finds. reads_data: whether the beginning of the
-    data is looked at; otherwise every text is as long as it may be. Raises UserError where a base or data is not there.
-    """
+    """The stages up to and with `until`, or one alone, without what `fitting.judged` finds. rough: instead a bound of
+    the memory, as `memory.Setup` has it, fast: no model is run through, no data looked at, every text is as long as it
+    may be. Raises UserError where a base or data is not there."""
     bases, found = bases_of(recipe), list[StagePlan]()
     for stage in recipe.stages:
-        found.append(_planned(recipe, stage, bases, machines, rates, reads_data))
+        if only in (None, stage.name):
+            found.append(_planned(recipe, stage, bases, machines, rates, rough))
         if stage.name == until:
             break
     return found
@@ -101,7 +112,7 @@ def _planned(
     bases: dict[str, Base],
     machines: Machines,
     rates: Sequence[Rate],
-    reads_data: bool,
+    rough: int | None,
 ) -> StagePlan:
     base = bases[stage.name]
     shape, cluster = shape_of(base.config), stage.cluster or recipe.cluster
@@ -124,11 +135,11 @@ def _planned(
     precision = rl_precision(cluster) if isinstance(stage, RlStage) else resolve_precision(cluster)
     told = stage.gradient_checkpointing
     checkpointing = (cluster.gpus_per_worker > 0 and adapter.kind != "prefix") if told is None else told
-    amount = _amount(recipe, stage, base, length) if reads_data else None
+    amount = _amount(recipe, stage, base, length) if rough is None else None
     batch = arithmetic(stage, cluster, amount, length, packing=stage.packing is not False)
     micro = Micro(batch.rows, batch.row_tokens, precision, checkpointing, logits=_holds_logits(batch, shape, cluster))
     heldout = _heldout(stage, batch, micro, amount)
-    setup = Setup(adapter, cluster, precision, micro, heldout, stage.optimizer, stage.batch.accumulate)
+    setup = Setup(adapter, cluster, precision, micro, heldout, stage.optimizer, stage.batch.accumulate, rough=rough)
     found = moments(shape, setup)
     others: list[Beside] = []
     if isinstance(stage, RlStage):
@@ -138,7 +149,7 @@ def _planned(
         found = beside.second_model(found, "teacher", shape_of(teacher) if teacher else shape, setup)
     elif getattr(stage, "kl_to_base", None) is not None:
         found = beside.second_model(found, "the base", shape, setup)
-    flops = _flops(stage, shape, adapter, batch, cluster, checkpointing)
+    flops = flops_of_step(stage, shape, adapter, batch, cluster, checkpointing)
     kind: Any = "rl" if isinstance(stage, RlStage) else "train"
     return StagePlan(
         name=stage.name,
@@ -171,10 +182,13 @@ def _amount(recipe: Recipe, stage: LearningStage, base: Base, length: int) -> Am
     """Of the stage's data; None where there is no tokenizer to count it with."""
     if base.folder is None or not any((base.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
-    tokenizer = load_tokenizer(base.folder)
     if isinstance(stage, RlStage):
         return None
     assert isinstance(stage, TrainingStage)
+    template = recipe.chat_template
+    if template is not None:
+        template = resolve_template(template, recipe.file.parent, **recipe.where("chat_template"))
+    tokenizer = load_tokenizer(base.folder, template)
     return amount_of(recipe, f"stages.{stage.name}.data", stage.data, tokenizer, length)
 
 
@@ -195,7 +209,7 @@ def _heldout(stage: LearningStage, batch: Arithmetic, micro: Micro, amount: Amou
     return replace(micro, rows=max(1, round(tokens / width)), tokens=width, checkpointing=False)
 
 
-def _flops(
+def flops_of_step(
     stage: LearningStage,
     shape: Shape,
     adapter: AdapterSpec,
@@ -203,6 +217,7 @@ def _flops(
     cluster: ClusterSpec,
     checkpointing: bool,
 ) -> float:
+    """Operations of a worker's step, generating and what references and rewards take among them."""
     tokens = batch.tokens / batch.workers
     if not isinstance(stage, RlStage):
         more = 1.0 if isinstance(stage, DistillStage) or getattr(stage, "kl_to_base", None) is not None else 0.0

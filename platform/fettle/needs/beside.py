@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fettle.needs.memory import HOST_LEVEL, Moment, Setup
+from fettle.needs.memory import HOST_LEVEL, LAST, Moment, Setup
 from fettle.needs.shape import Shape, trained_weights
 
 _ENGINE_LEVEL = 1400 << 20
@@ -64,10 +64,14 @@ def with_reference(found: list[Moment], shape: Shape, setup: Setup, *, goes_on: 
 def sync_moment(found: list[Moment], shape: Shape, setup: Setup) -> Moment:
     """The weights on their way to the engines: rank 0's copy of them in the host's memory, in the type of the
     arithmetic; of an adapter the adapter alone, in float32 (rl/sync.py)."""
-    last = next(moment for moment in found if moment.name == "optimizer step")
+    last = next(moment for moment in found if moment.name in LAST)
     size = 2 if setup.precision != "fp32" else 4
     copy = 4 * trained_weights(shape, setup.adapter) if setup.adapter.is_beside else size * shape.weights
-    still = {key: value for key, value in last.parts.items() if key.removeprefix("critic: ") not in ("gradients",)}
+    still = {
+        key: value
+        for key, value in last.parts.items()
+        if key.removeprefix("critic: ") not in ("gradients", "flattened", "buckets", "activations", "checkpoint")
+    }
     if setup.on_gpu:
         return Moment("weights to the engines", still, last.host | {"weights to the engines": copy})
     return Moment("weights to the engines", still | {"weights to the engines": copy})

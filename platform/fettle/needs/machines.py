@@ -173,7 +173,8 @@ def machines_in(file: Path) -> Machines:
     kinds = [_node(file, str(name), settings or {}) for name, settings in types.items()]
     nodes, left = [], int(most)
     for node in sorted(kinds, key=lambda one: -one.gpus):  # of the workers that there may be at most, GPUs first
-        workers = min(int((types[node.name] or {}).get("max_workers", most)), left)
+        settings: dict[str, Any] = types[node.name] or {}
+        workers = min(int(settings.get("max_workers", most)), left)
         left -= workers
         if (count := workers + (node.name == head)) > 0:
             nodes.append(replace(node, count=count))

@@ -5,7 +5,7 @@ Every number has its reason beside it. Letters: W weights, T those that are trai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fettle.needs.shape import Shape, trained_weights
 from fettle.needs.trace import Micro, Passes, passes, passes_by_rule
@@ -19,14 +19,22 @@ _BUCKET = 500_000_000
 """Weights in one of DeepSpeed's buckets: `reduce_bucket_size` and `allgather_bucket_size` by default."""
 _LIVE = 1_000_000_000
 """Weights that ZeRO 3 keeps gathered at most: `stage3_max_live_parameters` by default."""
+LAST = ("optimizer step", "gradients between the workers")
+"""The last moment of a step: with DeepSpeed's engine the second."""
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314, section 3): half a byte,
 an 8-bit scale for 64 of them, and a float32 scale for 256 of those."""
 _INT8 = 1 + 1 / 1024
 """LLM.int8(): a byte, and a float32 scale for each row."""
-_CPU_OVERHEAD = 150 << 20
-"""What a worker on a CPU holds more than its tensors: kernels that are compiled for their shapes, the allocator's
-leftovers, tokenizer, data (measured: docs/plan.md)."""
+_CPU_OVERHEAD = 65 << 20
+"""What a worker on a CPU holds more than its tensors: kernels compiled for their shapes, tokenizer, data (measured:
+docs/plan.md)."""
+_CPU_BEGUN = 16 << 20
+"""The same before anything is computed."""
+_ACTIVATION_SLACK, _STATE_SLACK = 0.19, 0.08
+"""Share of the activations, and of the optimizer's state and a checkpoint's copy where they lie weight by weight, that
+glibc's allocator holds in pieces that nothing fits into (measured: docs/plan.md). Under ZeRO both are one long vector,
+which it takes from the system and gives back."""
 _GPU_OVERHEAD = 1 << 30
 """CUDA's context and libraries, 0.5 to 0.9 GiB, and NCCL's buffers; a guess, no GPU was measured."""
 _GPU_SLACK = 0.05
@@ -151,12 +159,18 @@ def _offloaded(shape: Shape, setup: Setup) -> dict[str, int]:
 def _copied(shape: Shape, setup: Setup) -> int:
     """A checkpoint while it is written: weights and the optimizer's state, which the workers share out
     (train/state.py), in the host's memory."""
-    trained = trained_weights(shape, setup.adapter) / setup.cluster.workers
-    return int((_F32 + optimizer_bytes(setup.optimizer)) * trained)
+    trained = trained_weights(shape, setup.adapter)
+    moved = shape.weights if setup.adapter.kind == "lisa" else trained  # its optimizer is made of all weights
+    return int((_F32 * moved + optimizer_bytes(setup.optimizer) * trained) / setup.cluster.workers)
 
 
-def _overhead(setup: Setup, tensors: int) -> int:
-    return _GPU_OVERHEAD + int(_GPU_SLACK * tensors) if setup.on_gpu else _CPU_OVERHEAD
+def _overhead(setup: Setup, parts: dict[str, int]) -> int:
+    if setup.on_gpu:
+        return _GPU_OVERHEAD + int(_GPU_SLACK * sum(parts.values()))
+    pieces = _ACTIVATION_SLACK * sum(parts.get(name, 0) for name in ("activations", "held-out records"))
+    if setup.cluster.zero == 0:
+        pieces += _STATE_SLACK * (parts.get("optimizer", 0) + parts.get("checkpoint", 0))
+    return _CPU_OVERHEAD + int(pieces)
 
 
 def _moment(setup: Setup, name: str, parts: dict[str, int], host: dict[str, int]) -> Moment:
@@ -164,7 +178,7 @@ def _moment(setup: Setup, name: str, parts: dict[str, int], host: dict[str, int]
     if not setup.on_gpu:
         parts, host = parts | host, {}
     parts = {key: size for key, size in parts.items() if size}
-    parts["overhead"] = _overhead(setup, sum(parts.values()))
+    parts["overhead"] = _overhead(setup, parts)
     return Moment(name, parts, {"process": HOST_LEVEL} | host if setup.on_gpu else {})
 
 
@@ -174,7 +188,8 @@ def _loading(shape: Shape, setup: Setup) -> Moment:
     held = _held(shape, setup, states=False)
     if setup.cluster.zero == 3:
         held["gathered"] = 0
-    return _moment(setup, "loading", {"weights": held["weights"]}, {"file": file})
+    found = _moment(setup, "loading", {"weights": held["weights"]}, {"file": file})
+    return found if setup.on_gpu else replace(found, parts=found.parts | {"overhead": _CPU_BEGUN})
 
 
 def _held_out(shape: Shape, setup: Setup) -> list[Moment]:
@@ -188,31 +203,52 @@ def _held_out(shape: Shape, setup: Setup) -> list[Moment]:
 def _steps(shape: Shape, setup: Setup) -> list[Moment]:
     found = _passes(shape, setup, setup.micro)
     trained = trained_weights(shape, setup.adapter)
-    zero, workers = setup.cluster.zero, setup.cluster.workers
+    zero = setup.cluster.zero
     held = _held(shape, setup, states=True)
     host = _offloaded(shape, setup) | ({"checkpoint": _copied(shape, setup)} if setup.later else {})
     gradients = _F32 * trained
     head = _F32 * (shape.head or shape.embeddings) if not setup.adapter.is_beside else 0
-    bucket = _bucket(setup, trained)
-    top: dict[str, int] = {"activations": found.top}
-    bottom: dict[str, int] = {"activations": found.bottom}
-    if zero >= 2:  # they go into a bucket as they come, and from there to whose share they are
-        share = gradients // workers
-        top |= {"gradients": share, "buckets": bucket}
-        bottom |= {"gradients": share, "buckets": bucket}
+    top, bottom = {"activations": found.top}, {"activations": found.bottom}
+    if zero == 0:
+        top["gradients"] = gradients if setup.accumulate > 1 else head
+        bottom["gradients"] = gradients
     else:
-        top |= {"gradients": gradients if setup.accumulate > 1 else head}
-        bottom |= {"gradients": gradients}
-    last = {"gradients": gradients if zero < 2 else gradients // workers, "buckets": bucket}
-    names = ("forward and back, at the head", "forward and back, at the embeddings", "optimizer step")
-    return [_moment(setup, name, held | parts, host) for name, parts in zip(names, (top, bottom, last), strict=True)]
+        top |= {"buckets": _bucket(setup, head // _F32)}
+        bottom |= {"buckets": _bucket(setup, trained)}
+    last = LAST[_has_engine(setup)]
+    return [
+        _moment(setup, "forward and back, at the head", held | top, host),
+        _moment(setup, "forward and back, at the embeddings", held | bottom, host),
+        _moment(setup, last, held | _reduced(setup, found, trained), host),
+    ]
 
 
-def _bucket(setup: Setup, trained: int) -> int:
-    """DeepSpeed flattens gradients to reduce them; on a CPU only what is written of a buffer is held."""
-    if setup.cluster.workers == 1 and setup.cluster.zero == 0:
-        return 0
-    return _F32 * (_BUCKET if setup.on_gpu and setup.cluster.zero >= 2 else min(_BUCKET, trained))
+def _has_engine(setup: Setup) -> bool:
+    """Whether it trains through DeepSpeed's engine, as `train.zero.needs_engine` says."""
+    return setup.cluster.workers > 1 or setup.cluster.zero > 0
+
+
+def _reduced(setup: Setup, found: Passes, trained: int) -> dict[str, int]:
+    """After the way back, when gradients are whole: DeepSpeed has them in a bucket, flattens them once more to exchange
+    them, and keeps this worker's share. On a CPU what the activations have left is not given back by then, unless
+    gradients lie in it."""
+    gradients, zero = _F32 * trained, setup.cluster.zero
+    if not _has_engine(setup):
+        return {"gradients": gradients}
+    flat = min(gradients, _F32 * _BUCKET)
+    parts = {"flattened": flat}
+    if zero == 0:
+        parts["gradients"] = gradients
+    else:
+        parts |= {"buckets": _bucket(setup, trained), "gradients": gradients // setup.cluster.workers}
+    if not setup.on_gpu:
+        parts["activations"] = found.top if zero else max(0, found.top - gradients)
+    return parts
+
+
+def _bucket(setup: Setup, weights: int) -> int:
+    """Of the gradients of so many weights; on a CPU only what is written of a buffer is held."""
+    return _F32 * (_BUCKET if setup.on_gpu else min(_BUCKET, weights))
 
 
 def _publishing(shape: Shape, setup: Setup) -> Moment:

@@ -64,7 +64,7 @@ def _trainer(
             name=f"{fence.token}-{stages[0][0].name}-{attempt}",
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=RETRIES),
-            worker_runtime_env={"env_vars": worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
+            worker_runtime_env={"env_vars": _worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
         ),
     )
 
@@ -121,15 +121,10 @@ def _check_beside(job: Job, cluster: ClusterSpec, cpus: int, gpus: int) -> None:
             )
 
 
-def worker_env(cluster: ClusterSpec) -> dict[str, str]:
-    """What a worker's process finds in its environment."""
+def _worker_env(cluster: ClusterSpec) -> dict[str, str]:
     env = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if cluster.gpus_per_worker == 0:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        # Tensors from 2 MiB on go back to the system when they are freed, in huge pages, so that taking them again is
-        # cheap. By default glibc keeps them, up to 32 MiB each, in pieces: a worker of 152 million weights held 0.5 GiB
-        # more than its tensors at its peak, and after a step 1.5 GiB that it had no use for any more (2026-11).
-        env |= {"MALLOC_MMAP_THRESHOLD_": str(2 << 20), "THP_MEM_ALLOC_ENABLE": "1"}
     return env
 
 

@@ -60,9 +60,10 @@ def test_four_bits_take_an_eighth_of_float32_of_the_matrices_alone(tiny: Shape) 
 
 
 def test_zero_shares_out_what_the_optimizer_holds(tiny: Shape) -> None:
-    alone = parts(tiny, setup(), "optimizer step")["optimizer"]
+    moment = "forward and back, at the head"
+    alone = parts(tiny, setup(), moment)["optimizer"]
 
-    shared = [parts(tiny, setup(workers=2, zero=zero), "optimizer step")["optimizer"] for zero in (0, 1, 2, 3)]
+    shared = [parts(tiny, setup(workers=2, zero=zero), moment)["optimizer"] for zero in (0, 1, 2, 3)]
 
     assert shared == [alone, alone // 2, alone // 2, alone // 2]
 

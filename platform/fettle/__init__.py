@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fettle.pipeline.plan import plan
     from fettle.pipeline.runner import run
     from fettle.serving.app import serve
     from fettle.serving.publish import publish
@@ -21,12 +22,16 @@ if "ray" not in sys.modules and (_told or (Path.home() / ".ray" / "auth_token").
 # bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__all__ = ["publish", "run", "serve"]
+__all__ = ["plan", "publish", "run", "serve"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """The public functions, imported when first used: `import fettle` loads neither torch nor ray."""
+    if name == "plan":
+        from fettle.pipeline.plan import plan
+
+        return plan
     if name == "run":
         from fettle.pipeline.runner import run
 

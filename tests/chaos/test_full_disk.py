@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from fettle.artifact import new_artifact
 from fettle.cli import main as command
 from fettle.errors import FettleError, UserError, of_the_disk
-from fettle.plan.preflight import check_disk
+from fettle.needs.preflight import check_disk
 from fettle.registry.folder import FolderRegistry
 from fettle.train.checkpoint import Checkpoints, Fence
 from fettle.train.shares import shares_of

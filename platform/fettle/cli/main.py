@@ -18,6 +18,7 @@ from fettle.cli.init import init_command
 from fettle.cli.jobs import logs_command, stop_command
 from fettle.cli.merge import merge_command
 from fettle.cli.parity import parity_command
+from fettle.cli.plan import plan_command
 from fettle.cli.quantize import quantize_command
 from fettle.cli.reproduce import reproduce_command
 from fettle.cli.run import run_command
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("init")(init_command)
+app.command("plan")(plan_command)
 app.command("run")(run_command)
 app.command("submit", context_settings={"ignore_unknown_options": True})(submit_command)
 app.command("logs")(logs_command)

@@ -12,10 +12,10 @@ from fettle.errors import UserError
 from fettle.models.base import load_tokenizer
 from fettle.models.family import family_of
 from fettle.models.merge import Combination, write_merged
+from fettle.needs.preflight import check_disk
 from fettle.pipeline.console import quiet
 from fettle.pipeline.merging import check_mergeable, fingerprint_of, resolved
 from fettle.pipeline.origin import folder_origin
-from fettle.plan.preflight import check_disk
 from fettle.recipe.merge import MergeStage
 
 

@@ -11,10 +11,10 @@ from fettle.data.coder import end_ids
 from fettle.errors import UserError
 from fettle.models.base import load_tokenizer, resolve_base
 from fettle.models.quantize import write_quantized
+from fettle.needs.preflight import check_disk
 from fettle.pipeline.console import quiet
 from fettle.pipeline.origin import folder_origin
 from fettle.pipeline.quantizing import check_can_quantize, quantized_fingerprint
-from fettle.plan.preflight import check_disk
 from fettle.recipe.quantize import QuantizeStage
 
 

@@ -17,14 +17,17 @@ from typing import Any
 from fettle.artifact import replace_text, sweep_partials
 from fettle.errors import UserError
 from fettle.models.family import family_of
+from fettle.needs.preflight import check_cpus, check_disk
 from fettle.pipeline.console import plain, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import Verdict, check_publishable, judge
 from fettle.pipeline.graph import plan_stages
 from fettle.pipeline.lineage import in_words
+from fettle.pipeline.measured import write_rates
 from fettle.pipeline.mirrored import mirrored
 from fettle.pipeline.page import write_report
 from fettle.pipeline.parity import parity_of_run
+from fettle.pipeline.plan import check_fits
 from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.replaying import decided, undecided
@@ -33,7 +36,6 @@ from fettle.pipeline.taking_up import take_up
 from fettle.pipeline.tracking import tracked
 from fettle.pipeline.training import train
 from fettle.pipeline.underway import underway
-from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
 from fettle.registry.reference import PRODUCTION
 from fettle.rl.stage import rl
@@ -93,6 +95,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
         sent = loaded.storage is not None  # one more stays while it is sent
         keeps = [stage.spec.num_checkpoints + sent if isinstance(stage, PlannedLearning) else None for stage in waiting]
         check_disk(folder, [(stage.origin.root, keep) for stage, keep in zip(waiting, keeps, strict=True)])
+        fits = check_fits(loaded, folder, until) if waiting else None
         warnings = check_evaluations(loaded, stages)
         tries = undecided(loaded)
         is_whole = stages[-1].spec.name == loaded.stages[-1].name
@@ -118,7 +121,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             mirrored(loaded, folder, plain(console)),
         ):
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
-            for note in [*notes, *warnings, *underway(waiting, fence)]:
+            for note in [*([fits] if fits else []), *notes, *warnings, *underway(waiting, fence)]:
                 console.print(note, markup=False)
             if waiting:
                 train(waiting, jobs, STAGES, fence, folder, console)
@@ -131,6 +134,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
                 verdict = judge(loaded, compared, stages[-1].artifact, seen)
             report = make_report(loaded, folder, stages, cached, time.monotonic() - began, compared, verdict, command)
             write_report(report, stages)
+            write_rates(report, stages)
             console.print(table(report))
             for row in (one for one in report.stages if one.interpolation):
                 console.print(f"{row.name:<9} {in_words(row.interpolation or {})}", markup=False)

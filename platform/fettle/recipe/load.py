@@ -82,6 +82,13 @@ def recipe_as_run(settings: dict[str, Any], file: Path) -> Recipe:
     return _checked(settings, {}, file, set())
 
 
+def changed(recipe: Recipe, sets: Mapping[str, str]) -> Recipe:
+    """The recipe with more keys laid over it, as `--set` gives them. Raises UserError where they do not go together."""
+    tree = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    overridden = {_override(tree, key, parse_value(text, key, recipe.file), recipe.file) for key, text in sets.items()}
+    return _checked(tree, recipe._lines, recipe.file, overridden)
+
+
 def _checked(tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str]) -> Recipe:
     try:
         recipe = Recipe.model_validate(_tuples(tree))

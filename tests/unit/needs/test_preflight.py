@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fettle.errors import DoesNotFit
-from fettle.plan.preflight import check_cpus, check_disk
+from fettle.needs.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
 
 GIB = 1 << 30

@@ -1,0 +1,124 @@
+"""Whether a planned stage fits where it is to run: CPUs and GPUs, memory of each worker and of each machine, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fettle.needs.machines import Machines, Node
+from fettle.needs.memory import HOST_LEVEL
+from fettle.pipeline.planning import StagePlan
+
+_GIB = 1 << 30
+_LEFT = 0.97
+"""Of a machine's memory or a GPU's, what may be taken."""
+
+
+@dataclass(frozen=True)
+class Lack:
+    """what: cpus, gpus, memory (of a worker or an engine), host, disk. told: in words, with figures."""
+
+    what: str
+    told: str
+
+    def __str__(self) -> str:
+        return self.told
+
+
+def judged(plans: Sequence[StagePlan], machines: Machines) -> list[StagePlan]:
+    """The plans with what does not fit in each."""
+    return [replace(one, problems=tuple(str(lack) for lack in lacks_of(one, machines))) for one in plans]
+
+
+def lacks_of(plan: StagePlan, machines: Machines) -> list[Lack]:
+    """What of the machines a stage has too little of; empty where it fits."""
+    return [*_places(plan, machines), *_on_gpus(plan, machines), *_in_hosts(plan, machines), *_on_disk(plan, machines)]
+
+
+def _places(plan: StagePlan, machines: Machines) -> list[Lack]:
+    cluster, found = plan.cluster, []
+    cpus = cluster.fewest * cluster.cpus_per_worker + plan.cpus_beside
+    there = machines.num_cpus
+    if there is not None and cpus > there:
+        engines = f", {plan.cpus_beside} of them for engines that generate meanwhile" if plan.cpus_beside else ""
+        found.append(Lack("cpus", f"it takes {cpus} CPU cores{engines}, and there are {there}"))
+    gpus = cluster.fewest * cluster.gpus_per_worker + sum(one.gpus * one.count for one in plan.beside)
+    if gpus > machines.num_gpus:
+        beside = sum(one.gpus * one.count for one in plan.beside)
+        more = (
+            f", {beside} of them for {' and '.join(one.name + 's' for one in plan.beside if one.gpus)}"
+            if beside
+            else ""
+        )
+        found.append(
+            Lack("gpus", f"it takes {gpus} GPU{'s' if gpus > 1 else ''}{more}, and there are {machines.num_gpus}")
+        )
+    widest = max((one.gpus for one in plan.beside), default=0)
+    most = max((node.gpus for node in machines.nodes), default=0)
+    if most and widest > most:
+        found.append(Lack("gpus", f"an engine takes {widest} GPUs of one machine, and none has more than {most}"))
+    return found
+
+
+def _on_gpus(plan: StagePlan, machines: Machines) -> list[Lack]:
+    gpu = machines.gpu
+    if not plan.cluster.gpus_per_worker or gpu is None:
+        return []
+    room, found = gpu.memory * _GIB * _LEFT, []
+    if plan.peak.total > room:
+        found.append(
+            Lack(
+                "memory",
+                f"a worker takes {_gib(plan.peak.total)} ({plan.peak.name}), and {gpu.name} has {gpu.memory:.1f} GiB",
+            )
+        )
+    for one in plan.beside:
+        share = one.share or 1.0
+        each = one.total / max(1, one.gpus) if one.share is not None else one.total
+        if each > room * share:
+            told = f"{one.name} takes {_gib(each)} of a GPU"
+            found.append(Lack("engine", f"{told}, and may take {share:.0%} of {gpu.name}'s {gpu.memory:.1f} GiB"))
+    return found
+
+
+def _in_hosts(plan: StagePlan, machines: Machines) -> list[Lack]:
+    """Each machine has an equal share of the workers; what is beside them is spread over the machines too."""
+    found = []
+    cluster, nodes = plan.cluster, [node for node in machines.nodes if node.memory is not None]
+    if not nodes:
+        return []
+    smallest = min(nodes, key=lambda node: node.memory or 0)
+    count = sum(node.count for node in nodes)
+    here = -(-cluster.fewest // count)
+    if cluster.gpus_per_worker:
+        each = max(moment.host_total for moment in plan.moments)
+        wanted = here * each
+        told = f"{here} worker{'s' if here > 1 else ''} of {_gib(each)} of the host's memory"
+    else:
+        each = plan.peak.total + HOST_LEVEL
+        others = sum(one.total * one.count for one in plan.beside)
+        wanted = here * each + others // count
+        told = f"{here} worker{'s' if here > 1 else ''} of {_gib(each)}"
+        told += f" ({plan.peak.name})"
+        if others:
+            names = ", ".join(f"{one.count} {one.name}{'s' if one.count > 1 else ''}" for one in plan.beside)
+            told += f" and {_gib(others)} of {names}"
+    assert smallest.memory is not None
+    if wanted > smallest.memory * _GIB * _LEFT:
+        found.append(Lack("host", f"{told} are more than the {smallest.memory:.1f} GiB of {_called(smallest)}"))
+    return found
+
+
+def _on_disk(plan: StagePlan, machines: Machines) -> list[Lack]:
+    room = next((node.disk for node in machines.nodes if node.disk is not None), None)
+    if room is None or plan.disk <= room * _GIB:
+        return []
+    return [Lack("disk", f"checkpoints and artifact take {_gib(plan.disk)}, and {room:.1f} GiB are free")]
+
+
+def _called(node: Node) -> str:
+    return node.name if node.name == "this machine" else f"a machine of type {node.name}"
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:.1f} GiB"

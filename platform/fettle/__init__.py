@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fettle.pipeline.runner import run
     from fettle.serving.app import serve
     from fettle.serving.publish import publish
+    from fettle.tune.sweep import sweep
 
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
 if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
@@ -20,7 +21,7 @@ if "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
 # bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__all__ = ["publish", "run", "serve"]
+__all__ = ["publish", "run", "serve", "sweep"]
 __version__ = "0.1.0"
 
 
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
         from fettle.pipeline.runner import run
 
         return run
+    if name == "sweep":
+        from fettle.tune.sweep import sweep
+
+        return sweep
     if name == "serve":
         from fettle.serving.app import serve
 

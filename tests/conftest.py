@@ -30,7 +30,7 @@ _ENGINES = (
         "test_run",
     ),
     *("test_rl_faults", "test_rl_stage", "test_rl_workers"),
-    *("test_serving", "test_serving_client", "test_serving_heads", "test_serving_models", "test_submit"),
+    *("test_serving", "test_serving_client", "test_serving_heads", "test_serving_models", "test_submit", "test_sweep"),
 )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fettle.pipeline.runner import run
     from fettle.serving.app import serve
     from fettle.serving.publish import publish
+    from fettle.tune.sweep import sweep
 
 # `ray start` guards a cluster with the token where one lies; Ray's clients read this setting once, when imported.
 _told = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
@@ -22,7 +23,7 @@ if "ray" not in sys.modules and (_told or (Path.home() / ".ray" / "auth_token").
 # bitsandbytes, imported by PEFT, warns on some CPUs that it has no faster kernel from the hub to load.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__all__ = ["plan", "publish", "run", "serve"]
+__all__ = ["plan", "publish", "run", "serve", "sweep"]
 __version__ = "0.1.0"
 
 
@@ -36,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from fettle.pipeline.runner import run
 
         return run
+    if name == "sweep":
+        from fettle.tune.sweep import sweep
+
+        return sweep
     if name == "serve":
         from fettle.serving.app import serve
 

@@ -26,6 +26,7 @@ from fettle.cli.runs import runs_command
 from fettle.cli.serve import serve_command
 from fettle.cli.show import show_command
 from fettle.cli.submit import submit_command
+from fettle.cli.sweep import sweep_command
 from fettle.errors import FettleError, of_the_disk
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("init")(init_command)
 app.command("plan")(plan_command)
 app.command("run")(run_command)
+app.command("sweep")(sweep_command)
 app.command("submit", context_settings={"ignore_unknown_options": True})(submit_command)
 app.command("logs")(logs_command)
 app.command("stop")(stop_command)

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from fettle.models.family import attention_of
+from fettle.models.shared import kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,10 +33,16 @@ def load(kind: Any, folder: Path | None, stored: Stored, **more: Any) -> PreTrai
     """The model in `folder` by one of transformers' classes. more: for its `from_pretrained`."""
     config = more.get("config") or AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     options = {"attn_implementation": attention_of(config), "use_safetensors": True, "trust_remote_code": False}
-    model: PreTrainedModel = kind.from_pretrained(folder, **_arguments(stored), **options, **more)
-    if isinstance(stored, Quantised):
-        _settle(model)
-    return model
+
+    def loaded() -> PreTrainedModel:
+        model: PreTrainedModel = kind.from_pretrained(folder, **_arguments(stored), **options, **more)
+        if isinstance(stored, Quantised):
+            _settle(model)
+        return model
+
+    if isinstance(stored, Quantised) or folder is None or more:  # bitsandbytes' modules keep states of their own
+        return loaded()
+    return kept((kind.__name__, str(folder), str(stored)), loaded)
 
 
 def _arguments(stored: Stored) -> dict[str, Any]:

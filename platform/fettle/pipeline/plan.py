@@ -16,7 +16,8 @@ from fettle.pipeline.changes import Change, changes_for
 from fettle.pipeline.fitting import judged
 from fettle.pipeline.planning import StagePlan, plan_recipe
 from fettle.recipe import Recipe, load_recipe
-from fettle.recipe.load import changed
+from fettle.recipe.load import varied
+from fettle.recipe.yaml_lines import parse_value
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def plan_loaded(
             continue
 
         def tried(more: Mapping[str, str], name: str = stage.name) -> StagePlan:
-            recipe = changed(loaded, more)
+            recipe = varied(loaded, {key: parse_value(text, key, loaded.file) for key, text in more.items()})
             for rough in (0, BOUND, None):  # what is out of the question, or certain, takes no time
                 (again,) = judged(plan_recipe(recipe, machines, rates, only=name, rough=rough), machines)
                 if rough is None or bool(again.problems) is (rough == 0):

@@ -84,10 +84,10 @@ def run(
 
 def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *, is_published: bool = True) -> Report:
     """As `run`, of a recipe that is read. command: what was typed. is_published: whether `publish` of it is heeded."""
-    _check_free(folder, loaded)
+    check_free(folder, loaded)
     began = time.monotonic()
     is_new = not folder.exists()
-    with _nothing_left(folder if is_new else None):
+    with nothing_left(folder if is_new else None):
         stages = plan_stages(loaded, folder, until)
         waiting = [stage for stage in stages if not stage.is_done]
         for stage in waiting:
@@ -103,11 +103,11 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             loaded = loaded.model_copy(update={"publish": None})  # only now: a stage's `from` may name its registry
         if is_whole:
             check_publishable(loaded, stages)
-    with interruptible(_GOES_ON), _taken(folder, loaded) as fence:
-        with _nothing_left(folder if is_new else None):
+    with interruptible(_GOES_ON), taken(folder, loaded) as fence:
+        with nothing_left(folder if is_new else None):
             is_new &= not take_up(loaded, stages, folder, fence)
         waiting = [stage for stage in waiting if not stage.is_done]
-        with _nothing_left(folder if is_new else None):
+        with nothing_left(folder if is_new else None):
             jobs, notes = prepare(loaded, waiting, folder / "tokens")
         trained: set[str] = set()
         if tries:
@@ -120,7 +120,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             tracked(loaded, stages, folder, plain(console)),
             mirrored(loaded, folder, plain(console)),
         ):
-            console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {_near(folder / 'logs')}")
+            console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {near(folder / 'logs')}")
             for note in [*([fits] if fits else []), *notes, *warnings, *underway(waiting, fence)]:
                 console.print(note, markup=False)
             if waiting:
@@ -146,7 +146,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
                 console.print(f"{'met' if check.is_met else 'NOT MET':<9} {check}", markup=False)
             for line in report.parity.lines() if report.parity is not None else []:
                 console.print(line, markup=False)
-            console.print(f"report    {_near(folder / 'report.html')}")
+            console.print(f"report    {near(folder / 'report.html')}")
             if report.goal is not None:
                 console.print(report.goal, markup=False)
             if verdict.why_not is not None:
@@ -174,7 +174,7 @@ def _decided(recipe: Recipe, folder: Path, until: str | None, fence: Fence) -> t
 
 def _command(recipe: str | Path, folder: Path, overrides: Mapping[str, Any], until: str | None) -> str:
     """What one types for this run, from here."""
-    words = ["fettle", "run", str(recipe), "--out", _near(folder)]
+    words = ["fettle", "run", str(recipe), "--out", near(folder)]
     for key, value in overrides.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join([*words, *(["--until", until] if until is not None else [])])
@@ -183,7 +183,7 @@ def _command(recipe: str | Path, folder: Path, overrides: Mapping[str, Any], unt
 def _published(recipe: Recipe, version: str) -> str:
     assert recipe.publish is not None
     name, alias = version.partition(":")[0], recipe.publish.alias
-    at = f"--registry {_near(recipe.resolve(recipe.publish.registry))}"
+    at = f"--registry {near(recipe.resolve(recipe.publish.registry))}"
     told = f"{version} is {name}@{alias}"
     return told if alias == PRODUCTION else f"{told}; into production: fettle promote {name}@{alias} {at}"
 
@@ -192,13 +192,13 @@ def _what_next(artifact: Path) -> str:
     """How to use a language model's artifact."""
     found = why_not_applied(artifact) if (artifact / "adapter_config.json").is_file() else None
     if found is None:
-        return f"serve it  fettle serve {_near(artifact)}"
+        return f"serve it  fettle serve {near(artifact)}"
     what, instead = found
     return f"serve it  not as it is: vLLM does not apply {what}; {instead}"
 
 
 @contextmanager
-def _nothing_left(folder: Path | None) -> Iterator[None]:
+def nothing_left(folder: Path | None) -> Iterator[None]:
     """A mistake of the user's leaves nothing behind: the folder goes, if one is given."""
     try:
         yield
@@ -208,7 +208,7 @@ def _nothing_left(folder: Path | None) -> Iterator[None]:
         raise
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """The path as one would type it from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -218,7 +218,7 @@ def _summary(stages: Sequence[Planned], waiting: Sequence[Planned]) -> str:
     return f"{len(stages)} stage{'s' if len(stages) != 1 else ''}" + (f", {done} already done" if done else "")
 
 
-def _check_free(folder: Path, recipe: Recipe) -> None:
+def check_free(folder: Path, recipe: Recipe) -> None:
     """Raises UserError where the folder holds the run of a recipe of another name."""
     try:
         told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -234,7 +234,7 @@ def _check_free(folder: Path, recipe: Recipe) -> None:
 
 
 @contextmanager
-def _taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
+def taken(folder: Path, recipe: Recipe) -> Iterator[Fence]:
     """Yields the fence of this run, which alone may write to `folder` from now on."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:

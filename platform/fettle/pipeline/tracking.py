@@ -23,6 +23,7 @@ from fettle.recipe.tracking import TrackingSpec, embedded_uri
 
 WAITS_S = 5.0
 """How long a finished run waits for its tracker at most."""
+_NOT_TOLD = {"tracking", "storage", "sweep"}  # of a recipe's settings: they change nothing in what a run computes
 _STARTS_S = 15.0  # a run shorter than it takes to import MLflow, and to make its database, waits until then
 
 
@@ -84,8 +85,8 @@ def _begin(recipe: Recipe, stages: Sequence[Planned], out: Path) -> Path | None:
         "tracking": tracking,
         # Where a relative one leads is known here only, where the recipe's file is.
         "uri": _resolved(recipe),
-        "settings": recipe.model_dump(mode="json", by_alias=True, exclude={"tracking", "storage"}, exclude_unset=True),
-        "set": flat(_by_name(recipe.model_dump(mode="json", exclude={"tracking", "storage"}, exclude_unset=True))),
+        "settings": recipe.model_dump(mode="json", by_alias=True, exclude=_NOT_TOLD, exclude_unset=True),
+        "set": flat(_by_name(recipe.model_dump(mode="json", exclude=_NOT_TOLD, exclude_unset=True))),
         "stages": [told_of(stage) for stage in stages],
         "registry": str(recipe.resolve(recipe.publish.registry)) if recipe.publish is not None else None,
         "state": "running",

@@ -25,6 +25,7 @@ from fettle.recipe.stages import (
     CheckpointSpec,
 )
 from fettle.recipe.storage import StorageSpec
+from fettle.recipe.sweep import BudgetSpec, MetricSpec, SweepSpec
 from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
 
@@ -45,6 +46,9 @@ _PARTS: dict[str, type[BaseModel]] = {
     "publish": PublishSpec,
     "parity": ParitySpec,
     "storage": StorageSpec,
+    "sweep": SweepSpec,
+    "metric": MetricSpec,
+    "budget": BudgetSpec,
     "adapters": WeightedAdapter,
     "interpolate": InterpolateSpec,
 }
@@ -60,20 +64,34 @@ _IN_YAMLS_WORDS = {
 }
 
 
-def load_recipe(file: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    file: str | Path, overrides: Mapping[str, Any] | None = None, sweep: str | Path | None = None
+) -> Recipe:
     """The recipe in `file`, with `overrides` (dotted key → value) laid over it. Raises UserError with the line.
 
-    Text values of overrides are read as YAML, as `--set` gives them.
+    Text values of overrides are read as YAML, as `--set` gives them. sweep: a file whose content is the recipe's
+    `sweep`, in place of its own.
     """
     file = Path(file)
     tree, lines = read_yaml(file)
     if not isinstance(tree, dict):
         raise UserError(f"a {_yaml_type(tree)}, not a recipe", file=file, line=1, expected="keys: name, base, stages")
+    if sweep is not None:
+        tree, lines = _with_sweep(tree, lines, Path(sweep))
     overridden = {
         _override(tree, key, parse_value(value, key, file) if isinstance(value, str) else value, file)
         for key, value in (overrides or {}).items()
     }
-    return _checked(tree, lines, file.resolve(), overridden)
+    return _checked(tree, lines, file.resolve(), overridden, Path(sweep).resolve() if sweep is not None else None)
+
+
+def varied(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of some dotted keys, without its `sweep`. Raises UserError where it is none with
+    them."""
+    tree = recipe.tree
+    tree.pop("sweep", None)
+    overridden = {_override(tree, key, value, recipe.file) for key, value in settings.items()}
+    return _checked(tree, recipe._lines, recipe.file, overridden)
 
 
 def recipe_as_run(settings: dict[str, Any], file: Path) -> Recipe:
@@ -82,19 +100,27 @@ def recipe_as_run(settings: dict[str, Any], file: Path) -> Recipe:
     return _checked(settings, {}, file, set())
 
 
-def changed(recipe: Recipe, sets: Mapping[str, str]) -> Recipe:
-    """The recipe with more keys laid over it, as `--set` gives them. Raises UserError where they do not go together."""
-    tree = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    overridden = {_override(tree, key, parse_value(text, key, recipe.file), recipe.file) for key, text in sets.items()}
-    return _checked(tree, recipe._lines, recipe.file, overridden)
+def _with_sweep(tree: dict[str, Any], lines: dict[str, int], file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The recipe with the sweep in a file of its own, which may say `sweep:` above it."""
+    told, places = read_yaml(file)
+    if isinstance(told, dict) and set(told) == {"sweep"}:
+        told, places = told["sweep"], {key.removeprefix("sweep."): line for key, line in places.items()}
+    kept = {key: line for key, line in lines.items() if key.partition(".")[0] != "sweep"}
+    return {**tree, "sweep": told}, kept | {f"sweep.{key}": line for key, line in places.items()}
 
 
-def _checked(tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str]) -> Recipe:
+def _checked(
+    tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str], sweep: Path | None = None
+) -> Recipe:
     try:
         recipe = Recipe.model_validate(_tuples(tree))
     except ValidationError as error:
-        raise _as_user_error(error, tree, lines, file, overridden) from None
-    recipe._file, recipe._lines = file, lines
+        mistake = _as_user_error(error, tree, lines, file, overridden)
+        if sweep is not None and mistake.field is not None and mistake.field.partition(".")[0] == "sweep":
+            where: Any = {"line": mistake.line, "field": mistake.field, "expected": mistake.expected}
+            raise UserError(mistake.got, file=sweep, fix=mistake.fix, **where) from None
+        raise mistake from None
+    recipe._file, recipe._lines, recipe._tree, recipe._sweep_file = file, lines, tree, sweep
     _check_names(recipe)
     check_combinations(recipe)
     return recipe

@@ -28,6 +28,7 @@ from fettle.recipe.stages import (
     TrainingStage,
 )
 from fettle.recipe.storage import StorageSpec
+from fettle.recipe.sweep import BudgetSpec, DomainSpec, MetricSpec, SweepSpec
 from fettle.recipe.top import Recipe
 from fettle.recipe.tracking import TrackingSpec
 
@@ -69,6 +70,10 @@ _PARTS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("`parity`", ParitySpec, "publish.parity."),
     ("`tracking`", TrackingSpec, "tracking."),
     ("`storage`", StorageSpec, "storage."),
+    ("`sweep`", SweepSpec, "sweep."),
+    ("`metric`", MetricSpec, "sweep.metric."),
+    ("`domain`", DomainSpec, "sweep.space.KEY."),
+    ("`budget`", BudgetSpec, "sweep.budget."),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from fettle.recipe.publish import PublishSpec
 from fettle.recipe.spec import Spec, as_kind
 from fettle.recipe.stages import TrainingStage
 from fettle.recipe.storage import StorageSpec, as_storage
+from fettle.recipe.sweep import SweepSpec
 from fettle.recipe.tracking import Tracking, TrackingSpec, as_tracking
 
 
@@ -49,14 +51,23 @@ class Recipe(Spec):
     storage: Annotated[StorageSpec | None, BeforeValidator(as_storage)] = None
     """Where the run's folder is kept a second time, so that the same command goes on from there on another machine:
     `s3://BUCKET/PREFIX`, or a folder; `off`."""
+    sweep: SweepSpec | None = None
+    """What `fettle sweep` searches; `fettle run` takes the recipe's own values."""
 
     _file: Path = PrivateAttr(default=Path("recipe.yaml"))
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+    _tree: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _sweep_file: Path | None = PrivateAttr(default=None)
 
     @property
     def file(self) -> Path:
         """The file it was read from."""
         return self._file
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """What is in the file, with what was laid over it: a copy, without defaults."""
+        return deepcopy(self._tree)
 
     def line(self, field: str) -> int | None:
         """The line of a dotted field (`stages.sft.lr`), or of the nearest part above it that is in the file."""
@@ -68,7 +79,8 @@ class Recipe(Spec):
 
     def where(self, field: str) -> dict[str, Any]:
         """`file`, `line` and `field` of a UserError about a dotted field."""
-        return {"file": self._file, "line": self.line(field), "field": field}
+        file = self._sweep_file if self._sweep_file is not None and field.partition(".")[0] == "sweep" else self._file
+        return {"file": file, "line": self.line(field), "field": field}
 
     def resolve(self, path: str) -> Path:
         """A path of the recipe, relative to the recipe's file; of a link its own, as its target may have no suffix."""
@@ -87,5 +99,5 @@ class Recipe(Spec):
 
     def digest(self) -> str:
         """Hexadecimal sha256 of every setting that changes what a run does, whatever the file's layout was."""
-        told = self.model_dump(mode="json", exclude={"tracking", "storage"})
+        told = self.model_dump(mode="json", exclude={"tracking", "storage", "sweep"})
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

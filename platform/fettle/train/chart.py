@@ -63,8 +63,10 @@ def line_chart(
     return drawn(of, title, told, x, draw)
 
 
-def drawn(of: str, title: str, told: str, x: str, draw: Callable[[Axes], None]) -> Chart:
-    """What `draw` does to the axes. told: the same in words."""
+def drawn(
+    of: str, title: str, told: str, x: str, draw: Callable[[Axes], None], size: tuple[float, float] = _SIZE
+) -> Chart:
+    """What `draw` does to the axes. told: the same in words. size: in inches."""
     # Only here, because reports are imported by commands that draw nothing.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -74,7 +76,7 @@ def drawn(of: str, title: str, told: str, x: str, draw: Callable[[Axes], None]) 
     style |= {"axes.labelcolor": QUIET, "axes.edgecolor": RULE, "grid.color": RULE}
     style |= {"xtick.labelcolor": QUIET, "ytick.labelcolor": QUIET}
     with rc_context(style):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.add_subplot()
         axes.patch.set_visible(False)

@@ -86,6 +86,17 @@ class Checkpoints:
         """Steps of the complete checkpoints, oldest first; their contents are not read."""
         return sorted(step for step in self._steps() if self._why_torn(step) is None)
 
+    def adopt(self, other: Path, step: int) -> None:
+        """Makes a complete checkpoint of another stage this stage's own checkpoint of `step`."""
+        partial = self.partial(step, "adopted")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(other, partial, ignore=shutil.ignore_patterns(_MARK))
+        self.commit(partial, step)
+
+    def drop(self, step: int) -> None:
+        """Removes the checkpoint of a step."""
+        self._drop(self.path(step))
+
     def sweep(self) -> None:
         """Removes what writers that were killed have left half-written, or half-removed."""
         for left in self.folder.glob(".*"):

@@ -64,7 +64,7 @@ def _trainer(
             name=f"{fence.token}-{stages[0][0].name}-{attempt}",
             storage_path=str(out / "ray"),
             failure_config=FailureConfig(max_failures=RETRIES),
-            worker_runtime_env={"env_vars": _worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
+            worker_runtime_env={"env_vars": worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
         ),
     )
 
@@ -130,7 +130,8 @@ def _check_beside(job: Job, cluster: ClusterSpec, cpus: int, gpus: int) -> None:
             )
 
 
-def _worker_env(cluster: ClusterSpec) -> dict[str, str]:
+def worker_env(cluster: ClusterSpec) -> dict[str, str]:
+    """What has to stand in a worker's environment before it imports torch."""
     env = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if cluster.gpus_per_worker == 0:
         env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

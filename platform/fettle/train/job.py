@@ -11,12 +11,14 @@ from fettle.data.line_index import StreamedSource
 from fettle.data.sources import OpenSource
 from fettle.models.interpolate import Search
 from fettle.models.packed import why_not_packed
+from fettle.models.shared import KeptBases
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
 from fettle.recipe.merge import MergeStage, Method
 from fettle.recipe.quantize import QuantizeStage
 from fettle.recipe.stages import LearningStage, StageBase, TrainingStage
 from fettle.train.checkpoint import Fence
+from fettle.train.progress import PROGRESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Job:
     @property
     def progress(self) -> Path:
         """The file its steps are written to."""
-        return self.folder / "progress.jsonl"
+        return self.folder / PROGRESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ class LearnJob(Job):
     """One stage that changes weights, whatever it learns from.
 
     from_adapter: an adapter over the base to go on with (merge_first: to merge). data: of each source, its path and
-    digest. data_licences: of each, its path and the licences that are told. pad_id: the one that fills rows.
+    digest. data_licences: of each, its path and the licences that are told. pad_id: the one that fills rows. rounds:
+    parts after each of which it waits to be told to go on (rounds.py); None of a stage that is no trial.
     """
 
     spec: LearningStage
@@ -82,6 +85,7 @@ class LearnJob(Job):
     data: tuple[tuple[str, str], ...]
     pad_id: int
     data_licences: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    rounds: int | None = None
 
     @property
     def packing(self) -> bool:
@@ -158,13 +162,14 @@ class QuantizeJob(Job):
 @dataclass(frozen=True)
 class GroupMember:
     """One worker's place in its group. is_leaving: asks Ray, together with all other workers, whether it is about to
-    take a machine away."""
+    take a machine away. bases: where frozen weights are kept for the next stage of this process."""
 
     rank: int
     world: int
     cluster: ClusterSpec
     fence: Fence
     is_leaving: Callable[[], bool] | None = None
+    bases: KeptBases | None = None
 
 
 StageFunction = Callable[[Any, GroupMember], None]

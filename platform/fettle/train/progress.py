@@ -7,6 +7,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+PROGRESS = "progress.jsonl"
+"""What the file is called, in its stage's folder."""
+
 
 @dataclass(frozen=True)
 class StepRow:

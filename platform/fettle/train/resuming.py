@@ -27,7 +27,7 @@ def save_progress(trainer: StageTrainer, folder: Path, and_keep: int | None) -> 
         # Its history would make the checkpoint of step N write N rows; progress.jsonl has them.
         replace(trainer.state, log_history=[]).save_to_json(str(folder / _STATE))
         schedule = _schedule_of(trainer)
-        told = {"last_epoch": schedule.last_epoch, "step_count": schedule._step_count, "rates": schedule.get_last_lr()}
+        told = {"last_epoch": schedule.last_epoch, "step_count": schedule._step_count}
         (folder / _SCHEDULE).write_text(json.dumps(told | {"scale": scale_of(trainer)}), encoding="utf-8")
     optimizer = _optimizer_of(trainer)
     trainer.writer.write(
@@ -42,8 +42,11 @@ def restore_progress(trainer: StageTrainer, written: Written) -> None:
     written.stored.load_state(shares_of(trainer.model, optimizer), optimizer, written.plain(), rank, world)
     told = json.loads((written.folder / _SCHEDULE).read_text(encoding="utf-8"))
     schedule.last_epoch, schedule._step_count = told["last_epoch"], told["step_count"]
-    schedule._last_lr = told["rates"]
-    for group, rate in zip(optimizer.param_groups, told["rates"], strict=True):
+    # Worked out again, by this stage's own rate: where it has taken over another's checkpoint, that had another.
+    schedule._last_lr = [
+        base * share(schedule.last_epoch) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, schedule._last_lr, strict=True):
         group["lr"] = rate
     restore_scale(trainer, told["scale"])
 

@@ -19,6 +19,7 @@ from fettle.models import adapters
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
 from fettle.models.layers import freeze_below
 from fettle.models.licences import inherited
+from fettle.models.shared import frozen_from
 from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
 from fettle.train.curriculum import Curriculum, StepsUnderway, curriculum, read_cursor
@@ -29,6 +30,7 @@ from fettle.train.notice import SaveOnNotice
 from fettle.train.optimizers import adam_arguments
 from fettle.train.param_groups import LayerRates
 from fettle.train.publish import publish
+from fettle.train.rounds import Rounds
 from fettle.train.task import Task
 from fettle.train.told import StageReport
 from fettle.train.trainer import MicroBatches, StageTrainer, Underway, training_arguments
@@ -105,6 +107,8 @@ def train_stage(
     notice = SaveOnNotice(writer, job.saves_after, member.is_leaving)
     callbacks: list[TrainerCallback] = [notice, report] if early is None else [early, notice, report]
     callbacks += _choose_layers(job, model)
+    rounds = Rounds(job, member.rank, member.world) if job.rounds is not None else None
+    callbacks += [rounds] if rounds is not None else []
     if loop is not None:
         loop.complete(model)
         callbacks += loop.callbacks()
@@ -134,9 +138,14 @@ def train_stage(
     report.trainer = trainer
     if early is not None:
         early.trainer = trainer
+    if rounds is not None:
+        rounds.trainer = trainer
     try:
         trainer.train(resume_from_checkpoint=str(latest[1]) if latest else None)
         writer.wait()
+    except BaseException:
+        _forget_engine()
+        raise
     finally:
         writer.close()
     state = full_state(trainer)
@@ -146,11 +155,15 @@ def train_stage(
         told |= loop.metrics() if loop is not None else {}
         publish(job, base, member, trainer, tokenizer, state, told)
         checkpoints.clear()
-    del trainer, report.trainer, state, merged, model, early, callbacks, notice, writer
-    # accelerate keeps the process's engine and plugins in class attributes; the group's next stage has its own.
+    del trainer, report.trainer, state, merged, model, early, callbacks, notice, writer, rounds
+    _forget_engine()
+    gc.collect()
+
+
+def _forget_engine() -> None:
+    """accelerate keeps the process's engine and plugins in class attributes; its next stage has its own."""
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    gc.collect()
 
 
 def _begun_together(checkpoints: Checkpoints, member: GroupMember) -> tuple[tuple[int, Path] | None, str]:
@@ -220,7 +233,8 @@ def _load(job: LearnJob, base: Path, member: GroupMember, task: Task) -> PreTrai
     # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
     frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
     bits = job.adapter.bits
-    model = task.load(base, frozen if bits is None else Quantised(bits, frozen))
+    with frozen_from(member.bases):
+        model = task.load(base, frozen if bits is None else Quantised(bits, frozen))
     if job.from_adapter is not None and not job.spec.merge_first:
         return adapters.resume(model, job.from_adapter)
     return adapters.attach(model, job.adapter, base, job.seed)

@@ -14,6 +14,7 @@ from fettle.artifact import code_version, is_artifact
 from fettle.output import print_into
 from fettle.train.checkpoint import wait_for
 from fettle.train.job import GroupMember, Job, LearnJob, StageFunction
+from fettle.train.rounds import Paused
 from fettle.train.zero import load_deepspeed, needs_engine
 
 _OF_A_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -28,7 +29,10 @@ def run_stages(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     cluster = config["cluster"].model_copy(update={"workers": world})  # an elastic group has what there is room for
     member = GroupMember(rank, world, cluster, config["fence"], lambda: train.get_preemption_info() is not None)
-    run_member(config["stages"], member, config["logs"])
+    try:
+        run_member(config["stages"], member, config["logs"])
+    except Paused:  # as it was told to: no failure, after which Ray Train would begin again
+        print("== paused", flush=True)
 
 
 def run_member(stages: Sequence[tuple[Job, StageFunction]], member: GroupMember, logs: Path | None) -> None:

@@ -36,6 +36,13 @@ def test_a_job_writes_below_the_home_folder_since_its_own_goes_with_it(pipeline)
     assert words == ["run", "recipes/demo.yaml", "--until", "domain", "--out", str(Path.home() / "fettle/runs/demo")]
 
 
+def test_a_sweep_has_a_folder_of_its_own(job) -> None:
+    words = job("sweep").arguments(["recipes/sweep.yaml", "grid.yaml"])
+
+    out = str(Path.home() / "fettle/sweeps/sweep")
+    assert words == ["sweep", "recipes/sweep.yaml", "grid.yaml", "--out", out]
+
+
 @pytest.mark.parametrize("given", [["r.yaml", "--out", "x"], ["r.yaml", "--out=x"]])
 def test_an_out_that_is_given_stays(pipeline, given: list[str]) -> None:
     assert pipeline.arguments(given) == ["run", *given]

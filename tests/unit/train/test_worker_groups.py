@@ -142,6 +142,6 @@ def test_offload_brings_deepspeeds_own_optimizer():
 
 
 def test_workers_on_cpus_see_no_gpu_and_use_as_many_threads_as_they_asked_for():
-    env = group._worker_env(ClusterSpec(cpus_per_worker=3))
+    env = group.worker_env(ClusterSpec(cpus_per_worker=3))
     assert env["CUDA_VISIBLE_DEVICES"] == "" and env["OMP_NUM_THREADS"] == "3"
-    assert "CUDA_VISIBLE_DEVICES" not in group._worker_env(ClusterSpec(gpus_per_worker=1))
+    assert "CUDA_VISIBLE_DEVICES" not in group.worker_env(ClusterSpec(gpus_per_worker=1))

@@ -63,7 +63,7 @@ def submit_command(
         files += more
     if recipe is not None:
         files += files_of_recipe(recipe)
-        words[0] = os.path.relpath(words[0])
+        words[0] = os.path.relpath(recipe.file)
     with TemporaryDirectory(prefix="fettle-") as folder:
         package = Path(folder, "job.zip") if files else None
         inside = pack(files, Path.cwd(), package) if package else Path()

@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def recipe() -> dict[str, Any]:
     """Its stages go on from each other, so that none runs beside another."""
-    names = ["turns-a", "half-a", "ahead-a", "pair-a", "turns-b", "ahead-b", "pair-b", "one-a", "engine-a", "both-a"]
+    names = ["turns-a", "half-a", "ahead-a", "pair-a", "one-a", "engine-a", "both-a", "turns-b", "ahead-b", "pair-b"]
     return {
         "name": "phases",
         "base": "tiny",

@@ -35,6 +35,7 @@ from fettle.serving.served import Served, resolved
 APP = "fettle"
 _FREE_CPU_TIMEOUT_S = 20
 _STOP_TIMEOUT_S = 20
+_HEAD = "node:__internal_head__"  # Ray gives its head node this resource
 _CPUS_OF_A_REPLICA = 2  # its engine and what feeds it: two replicas where there are twice as many
 
 Say = Callable[[str], None]
@@ -135,12 +136,17 @@ def application(
     models: Sequence[tuple[Served | Followed, EngineOptions]],
     keys: str | Path | None,
     log: str | None = None,
+    *,
+    on_head: bool = False,
     **of_model: Any,
 ) -> Application:
-    """One ingress before the engines of each model. of_model: Ray Serve's options of their deployments, which are
+    """One ingress before the engines of each model. on_head: it is on the head node, where the only proxy is, so that
+    a node that is lost takes none but engines with it. of_model: Ray Serve's options of their deployments, which are
     called `model`, and where there are several `model-NAME`. Those of followed models are in applications of their own,
     which the deployment `keeper` starts and ends."""
     ingress: Any = Ingress
+    if on_head:
+        ingress = ingress.options(ray_actor_options={"num_cpus": 0, "resources": {_HEAD: 0.001}})
     file = None
     if keys is not None:
         file = str(Path(keys).expanduser().resolve())
@@ -184,7 +190,8 @@ def _deploy(
     log_into(log, "ray.serve")  # starting Serve has given its logger handlers of its own
     # A replica on another machine cannot write our file; what it prints is then in Ray's own logs.
     here = str(log) if len([node for node in ray.nodes() if node["Alive"]]) == 1 else None
-    app = application([(served, options)], keys, here, num_replicas=replicas, max_constructor_retry_count=1)
+    told: dict[str, Any] = {"num_replicas": replicas, "max_constructor_retry_count": 1}
+    app = application([(served, options)], keys, here, on_head=True, **told)
     try:
         ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
     except (RuntimeError, ray.exceptions.RayError) as error:

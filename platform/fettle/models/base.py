@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,16 @@ def is_quantized(folder: Path) -> bool:
 
 def digest_of(folder: Path) -> str:
     """The digest of a base: its artifact's if it is one, else over its files."""
-    return read_artifact(folder).digest if is_artifact(folder) else digest_folder(folder)
+    if is_artifact(folder):
+        return read_artifact(folder).digest
+    files = ((file, file.stat()) for file in sorted(folder.rglob("*")) if file.is_file())
+    return _digest(folder, tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in files))
+
+
+@cache
+def _digest(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """The folder's digest, once for as long as its files stay as they are: a sweep plans a stage for every trial."""
+    return digest_folder(folder)
 
 
 def base_and_adapter(folder: Path) -> tuple[Path, Artifact | None]:

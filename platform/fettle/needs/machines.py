@@ -164,17 +164,17 @@ def machines_in(file: Path) -> Machines:
             field="--on",
             fix="add available_node_types with resources: {CPU: N, GPU: N}, or say --gpus 8xH100",
         )
-    head, most = told.get("head_node_type"), int(told["max_workers"] if "max_workers" in told else 2)
+    head, most = told.get("head_node_type"), told.get("max_workers", 2)
     if head is not None and head not in types:
         guess = did_you_mean(str(head), list(types))
         raise UserError(
             f"head_node_type '{head}' is no node type{guess}", file=file, field="--on", expected=", ".join(types)
         )
     kinds = [_node(file, str(name), settings or {}) for name, settings in types.items()]
-    nodes, left = [], most
+    nodes, left = [], int(most)
     for node in sorted(kinds, key=lambda one: -one.gpus):  # of the workers that there may be at most, GPUs first
         settings: dict[str, Any] = types[node.name] or {}
-        workers = min(int(settings.get("max_workers", most)), left)
+        workers = min(int(settings.get("max_workers", left)), left)
         left -= workers
         if (count := workers + (node.name == head)) > 0:
             nodes.append(replace(node, count=count))

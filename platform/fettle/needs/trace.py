@@ -217,7 +217,7 @@ def _loss(model: Any, batch: dict[str, torch.Tensor], micro: Micro) -> torch.Ten
     with torch.autocast("cpu", dtype=low) if low is not None else contextlib.nullcontext():
         if not micro.logits or _plain(model).get_output_embeddings() is None:
             body = _plain(model).base_model
-            hidden = body(**batch).last_hidden_state
+            hidden = body(**batch, **_without_cache(model)).last_hidden_state
             return hidden.float().sum()
         logits = model(**batch, **_without_cache(model)).logits.flatten(0, 1).float()
     return torch.nn.functional.cross_entropy(logits, batch["input_ids"].flatten(), reduction="none").sum()

@@ -25,14 +25,16 @@ class Lack:
         return self.told
 
 
-def judged(plans: Sequence[StagePlan], machines: Machines) -> list[StagePlan]:
-    """The plans with what does not fit in each."""
-    return [replace(one, problems=tuple(str(lack) for lack in lacks_of(one, machines))) for one in plans]
+def judged(plans: Sequence[StagePlan], machines: Machines, memory: float = 1.0) -> list[StagePlan]:
+    """The plans with what does not fit in each. memory: times as much of it as there is."""
+    return [replace(one, problems=tuple(str(lack) for lack in lacks_of(one, machines, memory))) for one in plans]
 
 
-def lacks_of(plan: StagePlan, machines: Machines) -> list[Lack]:
+def lacks_of(plan: StagePlan, machines: Machines, memory: float = 1.0) -> list[Lack]:
     """What of the machines a stage has too little of; empty where it fits."""
-    return [*_places(plan, machines), *_on_gpus(plan, machines), *_in_hosts(plan, machines), *_on_disk(plan, machines)]
+    left = _LEFT * memory
+    beside = [*_on_gpus(plan, machines, left), *_in_hosts(plan, machines, left), *_on_disk(plan, machines)]
+    return [*_places(plan, machines), *beside]
 
 
 def _places(plan: StagePlan, machines: Machines) -> list[Lack]:
@@ -60,11 +62,11 @@ def _places(plan: StagePlan, machines: Machines) -> list[Lack]:
     return found
 
 
-def _on_gpus(plan: StagePlan, machines: Machines) -> list[Lack]:
+def _on_gpus(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
     gpu = machines.gpu
     if not plan.cluster.gpus_per_worker or gpu is None:
         return []
-    room, found = gpu.memory * _GIB * _LEFT, []
+    room, found = gpu.memory * _GIB * left, []
     if plan.peak.total > room:
         found.append(
             Lack(
@@ -81,7 +83,7 @@ def _on_gpus(plan: StagePlan, machines: Machines) -> list[Lack]:
     return found
 
 
-def _in_hosts(plan: StagePlan, machines: Machines) -> list[Lack]:
+def _in_hosts(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
     """Each machine has an equal share of the workers; what is beside them is spread over the machines too."""
     found = []
     cluster, nodes = plan.cluster, [node for node in machines.nodes if node.memory is not None]
@@ -104,7 +106,7 @@ def _in_hosts(plan: StagePlan, machines: Machines) -> list[Lack]:
             names = ", ".join(f"{one.count} {one.name}{'s' if one.count > 1 else ''}" for one in plan.beside)
             told += f" and {_gib(others)} of {names}"
     assert smallest.memory is not None
-    if wanted > smallest.memory * _GIB * _LEFT:
+    if wanted > smallest.memory * _GIB * left:
         found.append(Lack("host", f"{told} are more than the {smallest.memory:.1f} GiB of {_called(smallest)}"))
     return found
 

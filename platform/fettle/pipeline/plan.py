@@ -19,6 +19,9 @@ from fettle.recipe import Recipe, load_recipe
 from fettle.recipe.load import varied
 from fettle.recipe.yaml_lines import parse_value
 
+_OFF = 1.1
+"""Times as much memory as there is, from which on a run is refused: a plan is off by a tenth at worst."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -118,7 +121,7 @@ def refusal(found: Plan) -> DoesNotFit | None:
 
 def check_fits(loaded: Recipe, out: Path, until: str | None) -> str | None:
     """A line on what a run of the recipe takes of this machine's memory. Raises DoesNotFit, in the words of `fettle
-    plan`, where that is more than there is.
+    plan`, where that is more than there is by more than a plan is ever off.
 
     Where a rough bound, which takes a tenth of a second, is below what there is, that is all that is looked at. Not on
     a cluster that a run joins: what its machines have is not known here.
@@ -136,7 +139,9 @@ def check_fits(loaded: Recipe, out: Path, until: str | None) -> str | None:
     except UserError:  # of what only a plan asks for; what is a mistake for the run too has been told by now
         return None
     if (refused := refusal(found)) is not None:
-        raise refused
+        if any(stage.problems for stage in judged(found.stages, machines, _OFF)):
+            raise refused
+        return f"plan      may not fit: {refused.got}; fettle plan tells what would help"
     return _told(found.stages, "")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fettle.errors import DoesNotFit, UserError
+from fettle.needs.memory import HOST_LEVEL
 from fettle.pipeline.plan import check_fits, plan, refusal
 from fettle.recipe import load_recipe
 
@@ -82,6 +83,19 @@ def test_a_run_is_refused_in_the_same_words(recipe: Path, monkeypatch: pytest.Mo
         check_fits(load_recipe(recipe), recipe.parent / "out", None)
 
     assert str(caught.value) == str(refusal(plan(recipe)))
+
+
+def test_a_run_that_a_plan_cannot_be_sure_of_is_warned_and_goes_on(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (stage,) = plan(recipe, {"adapter": "lora"}).stages
+    there = (stage.peak.total + HOST_LEVEL) / 1.02  # which is more than 97 % of it by less than a tenth
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=there))
+
+    line = check_fits(load_recipe(recipe, {"adapter": "lora"}), recipe.parent / "out", None)
+
+    assert line is not None and line.startswith("plan      may not fit: ")
 
 
 def test_a_run_that_fits_says_so_in_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

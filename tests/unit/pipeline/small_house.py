@@ -35,7 +35,7 @@ def write_base(folder: Path) -> Path:
     """A Llama's folder with a byte-level tokenizer and a chat template, over weights that are a few zeros."""
     folder.mkdir(parents=True)
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 128}
-    config |= {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    config |= {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}  # a group of 128 fits
     (folder / "config.json").write_text(json.dumps(config))
     save_file({"lm_head.weight": np.zeros((4, 4), np.float32)}, folder / "model.safetensors")
     specials = ["<|end|>", "<|im_start|>", "<|im_end|>"]

@@ -79,7 +79,10 @@ def test_a_submitted_recipe_is_run_with_its_data_and_begun_again_where_its_drive
 
 @pytest.mark.parametrize(
     ("override", "told"),
-    [("stages.domain.data=/mnt/nowhere.txt", "no such file or folder"), ("cluster.workers=64", "64 workers")],
+    [
+        ("stages.domain.data=/mnt/nowhere.txt", "no such file or folder"),
+        ("cluster.workers=64", "64 workers want 64 CPUs"),
+    ],
 )
 def test_a_mistake_that_only_the_cluster_sees_is_one_message(
     server: str, elsewhere: Path, override: str, told: str

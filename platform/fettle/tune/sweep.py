@@ -13,13 +13,13 @@ from rich.console import Console
 
 from fettle.cluster import ray_session
 from fettle.errors import StageFailed
+from fettle.needs.preflight import check_cpus, check_disk
 from fettle.pipeline.console import quiet
 from fettle.pipeline.evaluation import check_evaluations
 from fettle.pipeline.planned import Planned, PlannedLearning
 from fettle.pipeline.prepare import prepare
 from fettle.pipeline.runner import STAGES, check_free, near, nothing_left, taken
 from fettle.pipeline.training import room, train
-from fettle.plan.preflight import check_cpus, check_disk
 from fettle.recipe import Recipe, load_recipe
 from fettle.recipe.load import varied
 from fettle.signals import interruptible

@@ -78,6 +78,8 @@ def test_a_run_is_refused_in_the_same_words(recipe: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     told: Any = SimpleNamespace(total=8 << 30)
     monkeypatch.setattr("psutil.virtual_memory", lambda: told)
+    disk: Any = SimpleNamespace(free=50 << 30)  # as it is, it would be another one the next time
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: disk)
 
     with pytest.raises(DoesNotFit) as caught:
         check_fits(load_recipe(recipe), recipe.parent / "out", None)

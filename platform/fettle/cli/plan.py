@@ -11,12 +11,11 @@ import typer
 
 from fettle.cli.run import SetOption, UntilOption, parse_overrides
 from fettle.errors import UserError
+from fettle.needs.machines import in_gib
 
 if TYPE_CHECKING:
     from fettle.pipeline.plan import Plan
     from fettle.pipeline.planning import StagePlan
-
-_GIB = 1 << 30
 
 
 def plan_command(
@@ -137,11 +136,6 @@ def _lines(found: Plan, stage: StagePlan) -> list[str]:
     for problem in stage.problems:
         lines.append(f"  DOES NOT FIT  {problem}")
     return lines
-
-
-def in_gib(size: float) -> str:
-    """`1.2 GiB`, `34 MiB`."""
-    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / 2**20:.0f} MiB"
 
 
 def in_weights(count: int) -> str:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fettle.cli.plan import in_gib, in_money, in_time
+from fettle.cli.plan import in_money, in_time
 from fettle.errors import DoesNotFit, UserError
+from fettle.needs.machines import in_gib
 
 
 def print_ladder(gpus: str | None, on: Path | None, price: float | None, *, as_json: bool) -> None:

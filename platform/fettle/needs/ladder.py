@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fettle.models.precision import has_fast_bf16
-from fettle.needs.machines import Machines
+from fettle.needs.machines import GIB, LEFT, Machines
 from fettle.needs.memory import HOST_LEVEL, Moment, Setup, moments, peak
 from fettle.needs.rates import Estimate, Rate, estimate, training_flops
 from fettle.needs.shape import Shape, shape_of
@@ -16,8 +16,6 @@ from fettle.needs.trace import Micro, config_text
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import ClusterSpec, Precision
 
-_GIB = 1 << 30
-_LEFT = 0.97
 LENGTH, BATCH = 2048, 16384
 """Tokens of a row, and of a step over all workers, that the ladder is tried with."""
 _SHAPES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
@@ -110,8 +108,8 @@ def _least(shape: Shape, setup: Setup) -> float:
 
 def _room(machines: Machines, cluster: ClusterSpec) -> float:
     if cluster.gpus_per_worker and machines.gpu is not None:
-        return machines.gpu.memory * _GIB * _LEFT
-    return min((node.memory for node in machines.nodes if node.memory is not None), default=0.0) * _GIB * _LEFT
+        return machines.gpu.memory * GIB * LEFT
+    return min((node.memory for node in machines.nodes if node.memory is not None), default=0.0) * GIB * LEFT
 
 
 def _fits(found: list[Moment], cluster: ClusterSpec, machines: Machines) -> bool:
@@ -122,7 +120,7 @@ def _fits(found: list[Moment], cluster: ClusterSpec, machines: Machines) -> bool
     if not cluster.gpus_per_worker or not hosts:  # of machines that are not here nobody says what the host has
         return True
     wanted = max(moment.host_total for moment in found)
-    return all(wanted * node.gpus <= (node.memory or 0) * _GIB * _LEFT for node in hosts)
+    return all(wanted * node.gpus <= (node.memory or 0) * GIB * LEFT for node in hosts)
 
 
 @functools.cache

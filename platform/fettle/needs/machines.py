@@ -15,7 +15,9 @@ import yaml
 from fettle.errors import UserError, did_you_mean
 
 _PER_NODE = 8
-_GIB = 1 << 30
+GIB = 1 << 30
+LEFT = 0.97
+"""Of a machine's memory or a GPU's, what may be taken."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ class Machines:
         return self.told == "this machine"
 
 
+def in_gib(size: float) -> str:
+    """Bytes in words: `1.2 GiB`, `34 MiB`."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
+
+
 def this_machine(out: Path = Path()) -> Machines:
     """The CPUs, memory, disk (of the folder `out`) and GPUs that are here."""
     existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
@@ -116,10 +123,10 @@ def this_machine(out: Path = Path()) -> Machines:
         "this machine",
         1,
         os.cpu_count() or 1,
-        psutil.virtual_memory().total / _GIB,
+        psutil.virtual_memory().total / GIB,
         count,
         gpu,
-        shutil.disk_usage(existing).free / _GIB,
+        shutil.disk_usage(existing).free / GIB,
     )
     return Machines("this machine", (node,))
 
@@ -215,7 +222,7 @@ def _node(file: Path, name: str, settings: dict[str, Any]) -> Node:
         name,
         1,
         int(cpus) if cpus is not None else None,
-        memory / _GIB if memory is not None else None,
+        memory / GIB if memory is not None else None,
         gpus,
         GPUS[asked.lower()] if gpus and asked else None,
     )
@@ -228,7 +235,7 @@ def _gpus_here() -> tuple[str, int, float]:
     if not torch.cuda.is_available():
         return "", 0, 0.0
     found = torch.cuda.get_device_properties(0)
-    return found.name, torch.cuda.device_count(), found.total_memory / _GIB
+    return found.name, torch.cuda.device_count(), found.total_memory / GIB
 
 
 def _gpu(name: str) -> Gpu:

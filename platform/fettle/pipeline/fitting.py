@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fettle.needs.machines import Machines, Node
+from fettle.needs.machines import GIB, LEFT, Machines, Node
 from fettle.needs.memory import HOST_LEVEL
 from fettle.pipeline.planning import StagePlan
-
-_GIB = 1 << 30
-_LEFT = 0.97
-"""Of a machine's memory or a GPU's, what may be taken."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ def judged(plans: Sequence[StagePlan], machines: Machines, memory: float = 1.0) 
 
 def lacks_of(plan: StagePlan, machines: Machines, memory: float = 1.0) -> list[Lack]:
     """What of the machines a stage has too little of; empty where it fits."""
-    left = _LEFT * memory
+    left = LEFT * memory
     beside = [*_on_gpus(plan, machines, left), *_in_hosts(plan, machines, left), *_on_disk(plan, machines)]
     return [*_places(plan, machines), *beside]
 
@@ -66,7 +62,7 @@ def _on_gpus(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
     gpu = machines.gpu
     if not plan.cluster.gpus_per_worker or gpu is None:
         return []
-    room, found = gpu.memory * _GIB * left, []
+    room, found = gpu.memory * GIB * left, []
     if plan.peak.total > room:
         found.append(
             Lack(
@@ -106,14 +102,14 @@ def _in_hosts(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
             names = ", ".join(f"{one.count} {one.name}{'s' if one.count > 1 else ''}" for one in plan.beside)
             told += f" and {_gib(others)} of {names}"
     assert smallest.memory is not None
-    if wanted > smallest.memory * _GIB * left:
+    if wanted > smallest.memory * GIB * left:
         found.append(Lack("host", f"{told} are more than the {smallest.memory:.1f} GiB of {_called(smallest)}"))
     return found
 
 
 def _on_disk(plan: StagePlan, machines: Machines) -> list[Lack]:
     room = next((node.disk for node in machines.nodes if node.disk is not None), None)
-    if room is None or plan.disk <= room * _GIB:
+    if room is None or plan.disk <= room * GIB:
         return []
     return [Lack("disk", f"checkpoints and artifact take {_gib(plan.disk)}, and {room:.1f} GiB are free")]
 
@@ -123,4 +119,4 @@ def _called(node: Node) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / _GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB"

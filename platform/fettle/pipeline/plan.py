@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fettle.errors import DoesNotFit, UserError
-from fettle.needs.machines import Machines, machines_in, machines_of, this_machine
+from fettle.needs.machines import Machines, in_gib, machines_in, machines_of, this_machine
 from fettle.needs.memory import BOUND
 from fettle.needs.rates import read_rates
 from fettle.pipeline.changes import Change, changes_for
@@ -147,9 +147,7 @@ def check_fits(loaded: Recipe, out: Path, until: str | None) -> str | None:
 
 def _told(stages: Sequence[StagePlan], bound: str) -> str:
     most = max(stages, key=lambda stage: stage.peak.total * stage.cluster.workers)
-    size = most.peak.total
-    each = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-    return f"plan      fits: {most.name} takes the most memory, {bound}{each} a worker"
+    return f"plan      fits: {most.name} takes the most memory, {bound}{in_gib(most.peak.total)} a worker"
 
 
 def _for_gpus(recipe: Recipe) -> dict[str, str]:

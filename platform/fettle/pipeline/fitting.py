@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fettle.needs.machines import GIB, LEFT, Machines, Node
 from fettle.needs.memory import HOST_LEVEL
 from fettle.pipeline.planning import StagePlan
 
 
-@dataclass(frozen=True)
-class Lack:
-    """what: cpus, gpus, memory (of a worker or an engine), host, disk. told: in words, with figures."""
-
-    what: str
-    told: str
-
-    def __str__(self) -> str:
-        return self.told
-
-
 def judged(plans: Sequence[StagePlan], machines: Machines, memory: float = 1.0) -> list[StagePlan]:
     """The plans with what does not fit in each. memory: times as much of it as there is."""
-    return [replace(one, problems=tuple(str(lack) for lack in lacks_of(one, machines, memory))) for one in plans]
+    return [replace(one, problems=tuple(lacks_of(one, machines, memory))) for one in plans]
 
 
-def lacks_of(plan: StagePlan, machines: Machines, memory: float = 1.0) -> list[Lack]:
-    """What of the machines a stage has too little of; empty where it fits."""
+def lacks_of(plan: StagePlan, machines: Machines, memory: float = 1.0) -> list[str]:
+    """What of the machines a stage has too little of, in words with figures; empty where it fits."""
     left = LEFT * memory
     beside = [*_on_gpus(plan, machines, left), *_in_hosts(plan, machines, left), *_on_disk(plan, machines)]
     return [*_places(plan, machines), *beside]
 
 
-def _places(plan: StagePlan, machines: Machines) -> list[Lack]:
+def _places(plan: StagePlan, machines: Machines) -> list[str]:
     cluster, found = plan.cluster, []
     cpus = cluster.fewest * cluster.cpus_per_worker + plan.cpus_beside
     there = machines.num_cpus
     if there is not None and cpus > there:
         engines = f", {plan.cpus_beside} of them for engines that generate meanwhile" if plan.cpus_beside else ""
-        found.append(Lack("cpus", f"it takes {cpus} CPU cores{engines}, and there are {there}"))
+        found.append(f"it takes {cpus} CPU cores{engines}, and there are {there}")
     gpus = cluster.fewest * cluster.gpus_per_worker + sum(one.gpus * one.count for one in plan.beside)
     if gpus > machines.num_gpus:
         beside = sum(one.gpus * one.count for one in plan.beside)
@@ -48,38 +37,33 @@ def _places(plan: StagePlan, machines: Machines) -> list[Lack]:
             if beside
             else ""
         )
-        found.append(
-            Lack("gpus", f"it takes {gpus} GPU{'s' if gpus > 1 else ''}{more}, and there are {machines.num_gpus}")
-        )
+        found.append(f"it takes {gpus} GPU{'s' if gpus > 1 else ''}{more}, and there are {machines.num_gpus}")
     widest = max((one.gpus for one in plan.beside), default=0)
     most = max((node.gpus for node in machines.nodes), default=0)
     if most and widest > most:
-        found.append(Lack("gpus", f"an engine takes {widest} GPUs of one machine, and none has more than {most}"))
+        found.append(f"an engine takes {widest} GPUs of one machine, and none has more than {most}")
     return found
 
 
-def _on_gpus(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
+def _on_gpus(plan: StagePlan, machines: Machines, left: float) -> list[str]:
     gpu = machines.gpu
     if not plan.cluster.gpus_per_worker or gpu is None:
         return []
     room, found = gpu.memory * GIB * left, []
     if plan.peak.total > room:
         found.append(
-            Lack(
-                "memory",
-                f"a worker takes {_gib(plan.peak.total)} ({plan.peak.name}), and {gpu.name} has {gpu.memory:.1f} GiB",
-            )
+            f"a worker takes {_gib(plan.peak.total)} ({plan.peak.name}), and {gpu.name} has {gpu.memory:.1f} GiB"
         )
     for one in plan.beside:
         share = one.share or 1.0
         each = one.total / max(1, one.gpus) if one.share is not None else one.total
         if each > room * share:
             told = f"{one.name} takes {_gib(each)} of a GPU"
-            found.append(Lack("engine", f"{told}, and may take {share:.0%} of {gpu.name}'s {gpu.memory:.1f} GiB"))
+            found.append(f"{told}, and may take {share:.0%} of {gpu.name}'s {gpu.memory:.1f} GiB")
     return found
 
 
-def _in_hosts(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
+def _in_hosts(plan: StagePlan, machines: Machines, left: float) -> list[str]:
     """Each machine has an equal share of the workers; what is beside them is spread over the machines too."""
     found = []
     cluster, nodes = plan.cluster, [node for node in machines.nodes if node.memory is not None]
@@ -103,15 +87,15 @@ def _in_hosts(plan: StagePlan, machines: Machines, left: float) -> list[Lack]:
             told += f" and {_gib(others)} of {names}"
     assert smallest.memory is not None
     if wanted > smallest.memory * GIB * left:
-        found.append(Lack("host", f"{told} are more than the {smallest.memory:.1f} GiB of {_called(smallest)}"))
+        found.append(f"{told} are more than the {smallest.memory:.1f} GiB of {_called(smallest)}")
     return found
 
 
-def _on_disk(plan: StagePlan, machines: Machines) -> list[Lack]:
+def _on_disk(plan: StagePlan, machines: Machines) -> list[str]:
     room = next((node.disk for node in machines.nodes if node.disk is not None), None)
     if room is None or plan.disk <= room * GIB:
         return []
-    return [Lack("disk", f"checkpoints and artifact take {_gib(plan.disk)}, and {room:.1f} GiB are free")]
+    return [f"checkpoints and artifact take {_gib(plan.disk)}, and {room:.1f} GiB are free"]
 
 
 def _called(node: Node) -> str:

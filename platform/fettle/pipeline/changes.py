@@ -73,12 +73,11 @@ def _fits(tried: Tried, sets: Mapping[str, str]) -> bool:
 def _candidates(recipe: Recipe, stage: StageBase, plan: StagePlan, spare: int) -> Iterator[Change]:
     at, cluster = f"stages.{stage.name}", plan.cluster
     group = f"{at}.cluster" if stage.cluster is not None else "cluster"
-    said = " ".join(plan.problems)
     if isinstance(stage, RlStage):
         yield from _of_engines(stage, plan, at)
-    if "CPU cores" in said or "GPUs" in said or "GPU," in said:
+    if plan.lacks & {"cpus", "gpus", "engine"}:
         yield from _fewer_workers(group, plan)
-    if not isinstance(stage, LearningStage) or not any(word in said for word in ("takes", "worker")):
+    if not isinstance(stage, LearningStage):
         return
     batch = plan.batch
     if batch is not None:
@@ -103,9 +102,9 @@ def _candidates(recipe: Recipe, stage: StageBase, plan: StagePlan, spare: int) -
     if cluster.gpus_per_worker and not cluster.offload:
         sets = {f"{group}.offload": "true"} | ({f"{group}.zero": "2"} if cluster.zero < 2 else {})
         yield Change(sets, "slower steps: the optimizer works on the host")
-    if "of this machine" in said and cluster.workers > 1 and not cluster.gpus_per_worker:
+    if "host" in plan.lacks and cluster.workers > 1 and not cluster.gpus_per_worker:
         yield from _fewer_workers(group, plan)
-    if stage.checkpoint.keep > 1 and "checkpoints" in said:
+    if stage.checkpoint.keep > 1 and "disk" in plan.lacks:
         yield Change({f"{at}.checkpoint.keep": "1"}, "one checkpoint to go back to")
     own = f"{at}.adapter" if stage.adapter is not None else "adapter"
     if plan.adapter is not None and not plan.adapter.is_beside:

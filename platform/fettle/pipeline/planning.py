@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fettle.models.base import load_tokenizer, resolve_template
 from fettle.models.precision import resolve_precision
@@ -34,12 +34,16 @@ _HELDOUT_TOKENS = 4096  # train/trainer.py measures so many at once
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
+Lack = Literal["cpus", "gpus", "memory", "engine", "host", "disk"]
+"""What there can be too little of: `memory` of a worker's GPU, `engine` of an engine's."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage. moments: what each worker holds, in bytes; beside: processes beside the workers. steps: optimizer
     steps (None where the data does not tell without a tokenizer). estimate: of a step of training. disk: bytes below
-    the run's folder at most. cpus_beside: cores of engines that generate meanwhile. problems: why it does not fit, in
-    words. base: what it begins from."""
+    the run's folder at most. cpus_beside: cores of engines that generate meanwhile. lacks: what there is too little of;
+    problems: the same in words. base: what it begins from."""
 
     name: str
     kind: str
@@ -57,6 +61,7 @@ class StagePlan:
     flops: float = 0.0
     disk: int = 0
     cpus_beside: int = 0
+    lacks: frozenset[Lack] = frozenset()
     problems: tuple[str, ...] = ()
 
     @property

@@ -125,6 +125,18 @@ def test_more_workers_than_cores_are_told_with_fewer(root: Path, monkeypatch: py
     assert found.changes["domain"][0].sets == {"cluster.workers": "2"}
 
 
+def test_a_disk_that_is_too_small_is_told_with_fewer_checkpoints(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke, many, one = (root / "recipes" / "smoke.yaml", *({"stages.domain.checkpoint.keep": n} for n in (5, 1)))
+    free = (plan(smoke, many).stages[0].disk + plan(smoke, one).stages[0].disk) // 2
+    disk: Any = SimpleNamespace(free=free)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: disk)
+
+    found = plan(smoke, many)
+
+    assert found.stages[0].problems[0].startswith("checkpoints and artifact take ")
+    assert found.changes["domain"][0].sets == {"stages.domain.checkpoint.keep": "1"}
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [

@@ -23,6 +23,7 @@ from fettle.needs.memory import Setup, moments, peak
 from fettle.needs.shape import shape_of
 from fettle.needs.trace import Micro, config_text
 from fettle.recipe.adapter import AdapterSpec
+from fettle.train.group import worker_env
 from house_format import row, write_results
 from memory_cases import CASES, HELD_OUT, LENGTH, MODELS, Case, cluster_of, make
 
@@ -55,6 +56,7 @@ def measured(name: str, case: Case, seed: int) -> float:
     """MiB of the worker that held the most."""
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": f"{root / 'platform'}:{root / 'benchmarks'}"}
+    environment |= worker_env(cluster_of(case))
     with tempfile.TemporaryDirectory() as folder:
         make(case, Path(folder), seed)
         command = [sys.executable, str(root / "benchmarks" / "memory_cases.py"), name]

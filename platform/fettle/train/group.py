@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import ray
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -21,6 +23,8 @@ from fettle.train.job import Job, StageFunction
 from fettle.train.worker import run_stages
 
 RETRIES = 1
+_KEPT = "dirty_decay_ms:1000000000,muzzy_decay_ms:-1,oversize_threshold:33554432"
+"""jemalloc's: nothing is given back at once but what is larger than 32 MiB, as glibc does."""
 
 
 def run_group(
@@ -134,8 +138,18 @@ def worker_env(cluster: ClusterSpec) -> dict[str, str]:
     """What has to stand in a worker's environment before it imports torch."""
     env = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     if cluster.gpus_per_worker == 0:
-        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} | _allocator()
     return env
+
+
+def _allocator() -> dict[str, str]:
+    """jemalloc, which Ray brings, in place of glibc's allocator, unless the user preloads one: glibc finds no use for
+    much of what a pass has freed, and an adapter's passes take up to twice the memory they need. What is freed is
+    kept for the next step, or left to the system when it wants it (docs/plan.md has figures)."""
+    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    if "LD_PRELOAD" in os.environ or not library.is_file():
+        return {}
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": _KEPT}
 
 
 def _as_ours(error: BaseException, names: Sequence[str], logs: Path) -> FettleError:

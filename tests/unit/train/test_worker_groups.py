@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -145,3 +146,12 @@ def test_workers_on_cpus_see_no_gpu_and_use_as_many_threads_as_they_asked_for():
     env = group.worker_env(ClusterSpec(cpus_per_worker=3))
     assert env["CUDA_VISIBLE_DEVICES"] == "" and env["OMP_NUM_THREADS"] == "3"
     assert "CUDA_VISIBLE_DEVICES" not in group.worker_env(ClusterSpec(gpus_per_worker=1))
+
+
+def test_workers_on_cpus_take_memory_from_jemalloc_unless_the_user_preloads_another(monkeypatch):
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    assert Path(group.worker_env(ClusterSpec())["LD_PRELOAD"]).name == "libjemalloc.so"
+    assert "LD_PRELOAD" not in group.worker_env(ClusterSpec(gpus_per_worker=1))
+
+    monkeypatch.setenv("LD_PRELOAD", "/opt/mine.so")
+    assert "LD_PRELOAD" not in group.worker_env(ClusterSpec())

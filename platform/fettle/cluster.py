@@ -100,10 +100,10 @@ def num_places(cpus: int, gpus: int) -> int | None:
     return found
 
 
-def check_seen(mark: Path, folders: Sequence[Path]) -> None:
+def check_seen(mark: Path | None, folders: Sequence[Path]) -> None:
     """Raises UserError where a node that work may be given to does not see the run's folder, as the file `mark` in it
-    tells, or one of the folders that workers read."""
-    text, here = mark.read_text(encoding="utf-8"), ray.get_runtime_context().get_node_id()
+    tells (if there is a run), or one of the folders that workers read."""
+    text, here = mark.read_text(encoding="utf-8") if mark is not None else "", ray.get_runtime_context().get_node_id()
     look: Any = ray.remote(_not_seen)
     asked = []
     for node in ray.nodes():
@@ -116,7 +116,7 @@ def check_seen(mark: Path, folders: Sequence[Path]) -> None:
             missing = ray.get(answer, timeout=_LOOK_TIMEOUT_S)
         except RayError:  # a node that has gone, or is too busy to say: who is placed there will tell
             continue
-        if missing == mark:
+        if mark is not None and missing == mark:
             raise UserError(
                 f"the node {address} does not see {mark.parent}, where the run is written",
                 field="--out",
@@ -129,10 +129,10 @@ def check_seen(mark: Path, folders: Sequence[Path]) -> None:
             )
 
 
-def _not_seen(mark: Path, text: str, folders: Sequence[Path]) -> Path | None:
+def _not_seen(mark: Path | None, text: str, folders: Sequence[Path]) -> Path | None:
     """The first that is not here, or is another one."""
     try:
-        if mark.read_text(encoding="utf-8") != text:
+        if mark is not None and mark.read_text(encoding="utf-8") != text:
             return mark
     except OSError:
         return mark

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from fettle.artifact import library_versions
-from fettle.cluster import available_cpus, available_gpus, ray_session
+from fettle.cluster import available_cpus, available_gpus, check_seen, ray_session
 from fettle.data.served import as_given
 from fettle.data.sources import OpenSource
 from fettle.engine.env import Dtype, EngineOptions, device
@@ -144,6 +144,7 @@ def _decides(asked: Sequence[Unanswered], sampling: Sampling, options: EngineOpt
 @contextmanager
 def _pool(served: ServedModel, options: EngineOptions, engines: int, logs: Path) -> Iterator[RolloutPool]:
     with ray_session():
+        check_seen(None, [served.folder, *(one.folder for one in served.adapters)])
         resources, threads = _placed(engines)
         pool = RolloutPool(
             served.folder,

@@ -80,7 +80,14 @@ def as_rows(found: Plan) -> dict[str, Any]:
                 "changes": [{"set": one.sets, "cost": one.cost} for one in found.changes.get(stage.name, [])],
             }
         )
-    return {"recipe": found.recipe.name, "machines": found.machines.told, "fits": found.fits, "stages": rows}
+    autos = [asdict(choice) for choice in found.choices]
+    return {
+        "recipe": found.recipe.name,
+        "machines": found.machines.told,
+        "fits": found.fits,
+        "auto": autos,
+        "stages": rows,
+    }
 
 
 def _print(found: Plan) -> None:
@@ -91,6 +98,8 @@ def _print(found: Plan) -> None:
     if found.sets:
         sets = " ".join(f"--set {key}={value}" for key, value in found.sets.items())
         console.print(f"planned with {sets}, which the run wants too", markup=False)
+    for choice in found.choices:
+        console.print(f"auto      {choice}", markup=False)
     for stage in found.stages:
         console.print()
         for line in _lines(found, stage):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from fettle.models.family import attention_of
+from fettle.models.attention import attention_of
 
 _LENGTHS = (9, 5, 7)
 _VOCAB, _WINDOW, _WIDTH = 32, 4, 64

@@ -113,7 +113,7 @@ def linear_layers(folder: Path) -> list[str]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    model = _without_weights(folder)
+    model = without_weights(folder)
     head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
     inside = [name for name, one in model.named_modules() if one is not head and isinstance(one, kinds)]
     return sorted({name.rpartition(".")[2] for name in inside})
@@ -121,10 +121,11 @@ def linear_layers(folder: Path) -> list[str]:
 
 def module_names(folder: Path) -> list[str]:
     """Names of all parts of the model, from its configuration, without loading weights."""
-    return [name for name, _ in _without_weights(folder).named_modules()]
+    return [name for name, _ in without_weights(folder).named_modules()]
 
 
-def _without_weights(folder: Path) -> PreTrainedModel:
+def without_weights(folder: Path) -> PreTrainedModel:
+    """The model in `folder` by its configuration, on the meta device."""
     import torch
     from transformers import AutoConfig
 

@@ -34,13 +34,3 @@ def auto_class(family: Family) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
     return {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}[family]
-
-
-def attention_of(config: Any) -> Literal["eager"] | None:
-    """The attention a model of a transformers configuration needs; None leaves it to transformers, which takes torch's,
-    or its own where it has no other (GPT-J, BLOOM).
-
-    torch's attention has no soft-capped logits and transformers does not tell (5.19): Gemma 2 would be trained as
-    another model than the one vLLM serves, 1e-3 nats off with two random layers.
-    """
-    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None

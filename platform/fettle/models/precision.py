@@ -10,8 +10,8 @@ from fettle.recipe.cluster import ClusterSpec, Precision
 
 
 def resolve_precision(cluster: ClusterSpec) -> Precision:
-    """`auto` is bf16 on GPUs and on CPUs that multiply it in hardware (1.6 times fp32's speed, train.md 0b)."""
-    if cluster.precision != "auto":
+    """By default bf16 on GPUs and on CPUs that multiply it in hardware (1.6 times fp32's speed, train.md 0b)."""
+    if cluster.precision is not None:
         return cluster.precision
     return "bf16" if cluster.gpus_per_worker or has_fast_bf16() else "fp32"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers import AutoConfig
 
-from fettle.models.family import attention_of
+from fettle.models.attention import attention_of
 from fettle.models.shared import kept
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fettle.models.family import attention_of, auto_class, family_of_config
+from fettle.models.attention import Attention, called
+from fettle.models.family import auto_class, family_of_config
 from fettle.models.layers import freeze_below, layers_of
 from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import Precision
@@ -35,13 +36,14 @@ _LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.floa
 @dataclass(frozen=True)
 class Micro:
     """One micro-batch as a worker runs it. tokens: of a row. logits: whether all of them are held, in float32 (on GPUs
-    a fused head never does)."""
+    a fused head never does). attention: as a recipe says it."""
 
     rows: int
     tokens: int
     precision: Precision = "fp32"
     checkpointing: bool = False
     logits: bool = True
+    attention: Attention | None = None
 
     @property
     def total(self) -> int:
@@ -76,7 +78,7 @@ def passes(config_json: str, adapter: AdapterSpec, micro: Micro) -> Passes:
 
 def _passes(config_json: str, adapter: AdapterSpec, micro: Micro) -> Passes:
     config = config_of(config_json)
-    total, cycle = int(config.get_text_config().num_hidden_layers), _cycle(config)
+    total, cycle = int(config.get_text_config().num_hidden_layers), cycle_of(config)
     one = _traced(config_json, cycle, adapter, micro, None)
     if total <= cycle:
         return Passes(one.top, one.bottom, 0, one.forward)
@@ -130,7 +132,7 @@ class _Traced:
 def _traced(config_json: str, depth: int, adapter: AdapterSpec, micro: Micro, frozen: int | None) -> _Traced:
     """The passes of a model of so many layers. frozen: so many of the lower ones are not trained."""
     dtype = torch.bfloat16 if adapter.is_beside and micro.precision == "bf16" else torch.float32  # train/stage.py
-    model = fresh_model(_of_depth(config_of(config_json), depth), adapter, frozen, dtype)
+    model = fresh_model(of_depth(config_of(config_json), depth), adapter, frozen, dtype, micro.attention)
     mode = FakeTensorMode()
     _fake(model, mode)
     with mode:
@@ -146,7 +148,7 @@ def _traced(config_json: str, depth: int, adapter: AdapterSpec, micro: Micro, fr
                 weight.register_post_accumulate_grad_hook(counted.is_gradient)
         inside = [w for w in layers_of(_plain(model).base_model).parameters() if w.requires_grad]
         with counted, torch.no_grad():
-            if depth == _cycle(config_of(config_json)):
+            if depth == cycle_of(config_of(config_json)):
                 _loss(model, batch, micro)
         forward = counted.most
         counted.most = 0
@@ -228,14 +230,19 @@ def _without_cache(model: Any) -> dict[str, bool]:
 
 
 def fresh_model(
-    config: Any, adapter: AdapterSpec = FULL, frozen: int | None = None, dtype: torch.dtype = torch.float32
+    config: Any,
+    adapter: AdapterSpec = FULL,
+    frozen: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: Attention | None = None,
+    device: str = "meta",
 ) -> Any:
-    """Of a configuration, with an adapter, on the meta device. frozen: so many of the lower layers are not trained.
-    dtype: of the model's own weights."""
+    """Of a configuration, with an adapter, of random weights. frozen: so many of the lower layers are not trained.
+    dtype: of the model's own weights. attention: as a recipe says it."""
     from fettle.models.adapters import attach
 
-    options: Any = {"attn_implementation": attention_of(config), "trust_remote_code": False, "dtype": dtype}
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    options: Any = {"attn_implementation": called(attention, config), "trust_remote_code": False, "dtype": dtype}
+    with torch.device(device), torch.random.fork_rng(devices=[]):
         model = auto_class(family_of_config(config)).from_config(config, **options)
         for layer in layers_of(model.base_model)[: frozen or 0]:
             layer.requires_grad_(False)
@@ -272,13 +279,13 @@ def _plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _cycle(config: Any) -> int:
+def cycle_of(config: Any) -> int:
     """Layers after which their types come again."""
     types = getattr(config.get_text_config(), "layer_types", None) or [None]
     return len(dict.fromkeys(types))
 
 
-def _of_depth(config: Any, depth: int) -> Any:
+def of_depth(config: Any, depth: int) -> Any:
     small = copy.deepcopy(config)
     text = small.get_text_config()
     types = getattr(text, "layer_types", None)

@@ -28,7 +28,7 @@ _CHARACTERS = 200_000
 class Amount:
     """Examples as they are learned from: how many, and their tokens in the mean, at the 95th percentile and of the
     longest that was looked at. Raw text makes as many as it has pieces. answers: of a record that is one of several
-    compared answers, how many it has. loss: share of the tokens that bear loss."""
+    compared answers, how many it has. loss: share of the tokens that bear loss. lengths: of those looked at."""
 
     examples: float
     answers: float
@@ -36,6 +36,7 @@ class Amount:
     p95: float
     longest: int
     loss: float
+    lengths: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> float:
@@ -57,6 +58,7 @@ def amount_of(
         max(one.p95 for one in found),
         max(one.longest for one in found),
         sum(one.loss * one.tokens for one in found) / max(1.0, tokens),
+        tuple(length for one in found for length in one.lengths),
     )
 
 
@@ -93,6 +95,7 @@ def _amount(recipe: Recipe, field: str, spec: DataSpec, tokenizer: PreTrainedTok
         lengths[int(0.95 * (len(lengths) - 1))],
         lengths[-1],
         loss / max(1, tokens),
+        tuple(counted.values()),
     )
 
 

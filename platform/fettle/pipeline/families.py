@@ -10,7 +10,8 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from fettle.data.tokens import TokenSet
 from fettle.errors import UserError
-from fettle.models.base import load_tokenizer
+from fettle.models.attention import attend
+from fettle.models.base import load_tokenizer, without_weights
 from fettle.models.family import Family, family_of
 from fettle.models.packed import why_not_packed
 from fettle.pipeline.planned import PlannedStage
@@ -62,6 +63,11 @@ def check_family(recipe: Recipe, stage: PlannedStage) -> None:
     if family == "masked" and stage.adapter.kind not in _FOR_ENCODERS:
         got = f"adapter {stage.adapter.kind} is not for {stage.origin.root.name}, {_CALLED[family]}"
         raise error("adapter", got, expected=", ".join(_FOR_ENCODERS))
+    if spec.attention in ("sdpa", "eager"):  # flash: where the workers are
+        try:
+            attend(without_weights(stage.origin.root), spec.attention)
+        except ValueError as mistake:
+            raise error("attention", str(mistake), fix="remove it, or say attention: auto") from None
     if spec.packing and (reason := _why_not_packed(stage)):
         raise error("packing", f"packing is not possible here: {reason}", fix="remove it, or say packing: false")
 

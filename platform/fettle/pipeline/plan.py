@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from fettle.errors import DoesNotFit, UserError
 from fettle.needs.machines import Machines, in_gib, machines_in, machines_of, this_machine
 from fettle.needs.memory import BOUND
 from fettle.needs.rates import read_rates
+from fettle.pipeline.autos import chosen_for
 from fettle.pipeline.changes import Change, changes_for
+from fettle.pipeline.choosing import Choice
 from fettle.pipeline.fitting import judged
 from fettle.pipeline.planning import StagePlan, plan_recipe
 from fettle.recipe import Recipe, load_recipe
@@ -27,7 +29,7 @@ _OFF = 1.1
 class Plan:
     """recipe: as it was planned. sets: what was laid over it so that it uses the GPUs that were named. machines: where
     it is to run. changes: of stages that do not fit, by name, what would make them. price: dollars an hour of a GPU, or
-    a core, where it was told."""
+    a core, where it was told. choices: what stands for the recipe's `auto`s."""
 
     recipe: Recipe
     machines: Machines
@@ -35,6 +37,7 @@ class Plan:
     changes: dict[str, list[Change]]
     sets: dict[str, str]
     price: float | None = None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -78,7 +81,9 @@ def plan(
     sets = _for_gpus(loaded) if gpus is not None else {}
     if sets:
         loaded = load_recipe(recipe, {**sets, **(set or {})})
-    return plan_loaded(loaded, machines, until, sets=sets, price=price)
+    chosen = chosen_for(loaded, out, until, None if machines.is_here else machines)
+    found = plan_loaded(chosen.recipe, machines, until, sets=sets, price=price)
+    return replace(found, choices=chosen.choices)
 
 
 def plan_loaded(

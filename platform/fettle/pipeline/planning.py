@@ -136,13 +136,14 @@ def _planned(
         )
     assert isinstance(stage, LearningStage)
     adapter = adapter_for(recipe, stage, base)
-    length = _length(stage, base)
+    length = length_of(stage, base)
     precision = rl_precision(cluster) if isinstance(stage, RlStage) else resolve_precision(cluster)
     told = stage.gradient_checkpointing
     checkpointing = (cluster.gpus_per_worker > 0 and adapter.kind != "prefix") if told is None else told
-    amount = _amount(recipe, stage, base, length) if rough is None else None
+    amount = amount_of_stage(recipe, stage, base, length) if rough is None else None
     batch = arithmetic(stage, cluster, amount, length, packing=stage.packing is not False)
-    micro = Micro(batch.rows, batch.row_tokens, precision, checkpointing, logits=_holds_logits(batch, shape, cluster))
+    logits = _holds_logits(batch, shape, cluster)
+    micro = Micro(batch.rows, batch.row_tokens, precision, checkpointing, logits, stage.attention)
     heldout = _heldout(stage, batch, micro, amount)
     setup = Setup(adapter, cluster, precision, micro, heldout, stage.optimizer, stage.batch.accumulate, rough=rough)
     found = moments(shape, setup)
@@ -176,14 +177,14 @@ def _planned(
     )
 
 
-def _length(stage: LearningStage, base: Base) -> int:
+def length_of(stage: LearningStage, base: Base) -> int:
     """Tokens of the longest record, as `graph.plan_stages` has it."""
     told = config_of(base.config)
     positions = next((int(n) for key in _POSITIONS if isinstance(n := getattr(told, key, None), int)), DEFAULT_LENGTH)
     return stage.max_length or min(positions, DEFAULT_LENGTH)
 
 
-def _amount(recipe: Recipe, stage: LearningStage, base: Base, length: int) -> Amount | None:
+def amount_of_stage(recipe: Recipe, stage: LearningStage, base: Base, length: int) -> Amount | None:
     """Of the stage's data; None where there is no tokenizer to count it with."""
     if base.folder is None or not any((base.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None

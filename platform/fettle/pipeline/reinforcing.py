@@ -93,9 +93,9 @@ def plan_rl(
 
 
 def rl_precision(cluster: ClusterSpec) -> Precision:
-    """As of any stage, but that `auto` on a CPU is fp32: there sampler and learner are other programs, and bfloat16's
+    """As of any stage, but by default on a CPU fp32: there sampler and learner are other programs, and bfloat16's
     noise is 0.2 to 0.6 nats at the largest token."""
-    if cluster.precision == "auto" and not cluster.gpus_per_worker:
+    if cluster.precision is None and not cluster.gpus_per_worker:
         return "fp32"
     return resolve_precision(cluster)
 

@@ -18,6 +18,7 @@ from fettle.artifact import replace_text, sweep_partials
 from fettle.errors import UserError
 from fettle.models.family import family_of
 from fettle.needs.preflight import check_cpus, check_disk
+from fettle.pipeline.autos import chosen_for
 from fettle.pipeline.console import plain, quiet
 from fettle.pipeline.evaluation import check_evaluations, compare
 from fettle.pipeline.gate import Verdict, check_publishable, judge
@@ -88,6 +89,8 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
     began = time.monotonic()
     is_new = not folder.exists()
     with nothing_left(folder if is_new else None):
+        chosen = chosen_for(loaded, folder, until)
+        loaded = chosen.recipe
         stages = plan_stages(loaded, folder, until)
         waiting = [stage for stage in stages if not stage.is_done]
         for stage in waiting:
@@ -104,6 +107,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
         if is_whole:
             check_publishable(loaded, stages)
     with interruptible(_GOES_ON), taken(folder, loaded) as fence:
+        chosen.keep(folder)
         with nothing_left(folder if is_new else None):
             is_new &= not take_up(loaded, stages, folder, fence)
         waiting = [stage for stage in waiting if not stage.is_done]
@@ -121,7 +125,7 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             mirrored(loaded, folder, plain(console)),
         ):
             console.print(f"{loaded.name}: {_summary(stages, waiting)}; log {near(folder / 'logs')}")
-            for note in [*([fits] if fits else []), *notes, *warnings, *underway(waiting, fence)]:
+            for note in [*chosen.lines(), *([fits] if fits else []), *notes, *warnings, *underway(waiting, fence)]:
                 console.print(note, markup=False)
             if waiting:
                 train(waiting, jobs, STAGES, fence, folder, console)

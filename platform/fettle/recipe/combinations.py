@@ -38,6 +38,12 @@ def check_combinations(recipe: Recipe) -> None:
                 expected="adamw, adamw_8bit, adam, sgd or rmsprop with zero: 1 to 3",
                 fix="set cluster.zero: 0 (several workers work too), or another optimizer",
             )
+        if stage.attention == "flash" and not cluster.gpus_per_worker:
+            raise UserError(
+                "FlashAttention computes on GPUs alone, and these workers have none",
+                **recipe.where(f"stages.{stage.name}.attention"),
+                expected="sdpa or eager",
+            )
         _check_turns(recipe, stage, cluster)
         _check_ratio(recipe, stage, cluster)
         _check_bits(recipe, stage, cluster)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from fettle.errors import UserError, did_you_mean
 from fettle.recipe.adapter import AdapterSpec
+from fettle.recipe.auto import without_autos
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.combinations import check_combinations
 from fettle.recipe.data import DataSpec, HeldoutSpec, HubSpec, ReplaySpec
@@ -112,15 +113,17 @@ def _with_sweep(tree: dict[str, Any], lines: dict[str, int], file: Path) -> tupl
 def _checked(
     tree: dict[str, Any], lines: dict[str, int], file: Path, overridden: set[str], sweep: Path | None = None
 ) -> Recipe:
+    told, autos = without_autos(tree)
     try:
-        recipe = Recipe.model_validate(_tuples(tree))
+        recipe = Recipe.model_validate(_tuples(told))
     except ValidationError as error:
-        mistake = _as_user_error(error, tree, lines, file, overridden)
+        mistake = _as_user_error(error, told, lines, file, overridden)
         if sweep is not None and mistake.field is not None and mistake.field.partition(".")[0] == "sweep":
             where: Any = {"line": mistake.line, "field": mistake.field, "expected": mistake.expected}
             raise UserError(mistake.got, file=sweep, fix=mistake.fix, **where) from None
         raise mistake from None
     recipe._file, recipe._lines, recipe._tree, recipe._sweep_file = file, lines, tree, sweep
+    recipe._autos = autos
     _check_names(recipe)
     check_combinations(recipe)
     return recipe

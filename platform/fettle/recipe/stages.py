@@ -20,7 +20,7 @@ class BatchSpec(Spec):
     sequences: int | None = Field(None, ge=1)
     """So many records, before packing."""
     accumulate: int = Field(1, ge=1)
-    """Micro-batches each worker splits its share into (less memory, the same result)."""
+    """Micro-batches each worker splits its share into (less memory, the same result); `auto`: the fastest that fits."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "BatchSpec":
@@ -75,14 +75,17 @@ class LearningStage(StageBase):
     """How the learning rate goes; `schedule: linear` is enough to name the kind."""
     gradient_checkpointing: bool | None = None
     """Compute each layer's inside again on the way back instead of keeping it: less memory, the same losses, about a
-    third more time. By default on GPUs only."""
+    third more time. By default on GPUs only; `auto`: only where nothing else fits, or is slower."""
     batch: BatchSpec = BatchSpec(tokens=8192)
     """What one optimizer step learns from."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of the longest record; by default the model's positions, at most 2048."""
     packing: bool | None = None
     """Several records in one row, none seeing another; false pads instead. By default true where the model and the
-    adapter can."""
+    adapter can; `auto`: where that is measured to be faster."""
+    attention: Literal["sdpa", "eager", "flash"] | None = None
+    """How attention is computed: by torch's kernels, by plain products, or by FlashAttention 2 (on GPUs, where the
+    package flash-attn is). By default what the model needs, mostly torch's; `auto`: the fastest of them."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """How often to save, and how much to keep."""
     merge_first: bool = False

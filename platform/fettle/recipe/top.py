@@ -58,6 +58,7 @@ class Recipe(Spec):
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
     _tree: dict[str, Any] = PrivateAttr(default_factory=dict)
     _sweep_file: Path | None = PrivateAttr(default=None)
+    _autos: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def file(self) -> Path:
@@ -68,6 +69,11 @@ class Recipe(Spec):
     def tree(self) -> dict[str, Any]:
         """What is in the file, with what was laid over it: a copy, without defaults."""
         return deepcopy(self._tree)
+
+    @property
+    def autos(self) -> tuple[str, ...]:
+        """Dotted keys that say `auto`: each has its default here, until something is measured."""
+        return self._autos
 
     def line(self, field: str) -> int | None:
         """The line of a dotted field (`stages.sft.lr`), or of the nearest part above it that is in the file."""

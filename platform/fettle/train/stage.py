@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from fettle.artifact import is_artifact, library_versions, new_artifact, read_artifact
 from fettle.errors import UserError
 from fettle.models import adapters
+from fettle.models.attention import attend
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
 from fettle.models.layers import freeze_below
 from fettle.models.licences import inherited
@@ -102,6 +103,7 @@ def train_stage(
     tokenizer = load_tokenizer(base, job.chat_template)
     report = StageReport(job, steps, write=member.rank == 0)
     model = merged if merged is not None else _load(job, base, member, task)
+    _attend(job, model)
     if rates is not None:
         rates.freeze(model)
     notice = SaveOnNotice(writer, job.saves_after, member.is_leaving)
@@ -213,6 +215,13 @@ def _checkpoints_gradients(job: LearnJob, member: GroupMember) -> bool:
     # A layer that is computed again has lost the prefix's keys and values.
     by_default = member.cluster.gpus_per_worker > 0 and job.adapter.kind != "prefix"
     return by_default if told is None else told
+
+
+def _attend(job: LearnJob, model: PreTrainedModel | PeftModel) -> None:
+    try:
+        attend(model, job.spec.attention)
+    except ValueError as error:
+        raise UserError(f"stages.{job.name}.attention: {error}", fix="remove it, or say attention: auto") from None
 
 
 def _choose_layers(job: LearnJob, model: PreTrainedModel | PeftModel) -> list[TrainerCallback]:

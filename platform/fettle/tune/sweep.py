@@ -14,6 +14,7 @@ from rich.console import Console
 from fettle.cluster import ray_session
 from fettle.errors import StageFailed
 from fettle.needs.preflight import check_cpus, check_disk
+from fettle.pipeline.autos import chosen_for
 from fettle.pipeline.console import quiet
 from fettle.pipeline.evaluation import check_evaluations
 from fettle.pipeline.planned import Planned, PlannedLearning
@@ -57,16 +58,23 @@ def sweep(
     is_new = not folder.exists()
     check_free(folder, loaded)
     with nothing_left(folder if is_new else None):
+        chosen = chosen_for(varied(loaded, {}), folder)
+        if chosen.choices:
+            measured = {one.field: one.value for one in chosen.choices}
+            loaded = load_recipe(recipe, {**(set or {}), **measured}, sweep)
         settings, trials = check_sweep(loaded, folder)
         _check_room(loaded, folder, trials)
     assert loaded.sweep is not None
     with interruptible(_GOES_ON), taken(folder, loaded) as fence:
+        chosen.keep(folder)
         ledger = Ledger(folder)
         with nothing_left(folder if is_new else None):
             before = ledger.open(loaded)
             _prepared(loaded, trials[0], settings[0], folder)
         with quiet(folder / "logs" / "sweep.log") as console:
             own = own_stages(trials)
+            for line_of in chosen.lines():
+                console.print(line_of, markup=False)
             console.print(_headline(loaded, len(trials), own, ledger.rows(), folder), markup=False)
             with ray_session():
                 _train_shared(loaded, settings[0], trials[0], own, folder, fence, console)

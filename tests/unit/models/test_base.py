@@ -171,15 +171,15 @@ def test_an_adapter_artifact_leads_to_its_base_and_anything_else_to_itself(model
 @pytest.mark.parametrize(
     ("precision", "gpus", "fast", "resolved"),
     [
-        ("auto", 0, False, "fp32"),
-        ("auto", 0, True, "bf16"),
-        ("auto", 1, False, "bf16"),
+        (None, 0, False, "fp32"),
+        (None, 0, True, "bf16"),
+        (None, 1, False, "bf16"),
         ("fp32", 1, True, "fp32"),
         ("bf16", 0, False, "bf16"),
         ("fp16", 1, True, "fp16"),
     ],
 )
-def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch, precision, gpus, fast, resolved):
+def test_the_default_is_bf16_where_the_hardware_has_it(monkeypatch, precision, gpus, fast, resolved):
     monkeypatch.setattr("fettle.models.precision.has_fast_bf16", lambda: fast)
     assert resolve_precision(ClusterSpec(precision=precision, gpus_per_worker=gpus)) == resolved
 

@@ -191,7 +191,7 @@ def test_what_decides_the_numbers_makes_another_stage(house, key, value):
         {"stages__align__prompts": [{"path": "./prompts.jsonl"}]},
         {"stages__align__max_length": 512},  # the base's positions: the default
         {"stages__align__kl": {"coef": 0.05, "in": "loss", "estimator": "k3"}},  # GRPO's own
-        {"stages__align__cluster": {"workers": 2, "zero": 2, "precision": "fp32"}},  # as `auto` is resolved
+        {"stages__align__cluster": {"workers": 2, "zero": 2, "precision": "fp32"}},  # as the default is resolved
         {"name": "another"},
     ],
 )

@@ -28,7 +28,7 @@ def check_cpu(flags: frozenset[str]) -> Finding:
     if "avx2" not in flags:
         return bad("cpu", "has no AVX2, which vLLM's CPU build is made of", "take a machine of 2015 or later")
     if not flags & {"avx512_bf16", "amx_bf16"}:
-        return ok("cpu", "no bf16 arithmetic: `precision` is fp32 by default")
+        return ok("cpu", "no bf16 arithmetic: `precision` is by default fp32 here")
     return ok("cpu", "multiplies bf16")
 
 

@@ -26,7 +26,7 @@ from fettle.recipe.stages import (
     CheckpointSpec,
 )
 from fettle.recipe.storage import StorageSpec
-from fettle.recipe.sweep import BudgetSpec, MetricSpec, SweepSpec
+from fettle.recipe.sweep import BudgetSpec, DomainSpec, MetricSpec, SweepSpec
 from fettle.recipe.top import Recipe
 from fettle.recipe.yaml_lines import parse_value, read_yaml
 
@@ -49,6 +49,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "storage": StorageSpec,
     "sweep": SweepSpec,
     "metric": MetricSpec,
+    "space": DomainSpec,
     "budget": BudgetSpec,
     "adapters": WeightedAdapter,
     "interpolate": InterpolateSpec,

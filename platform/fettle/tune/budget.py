@@ -8,9 +8,8 @@ from pathlib import Path
 
 from fettle.pipeline.console import duration
 from fettle.recipe.sweep import BudgetSpec
-from fettle.train.progress import curve
 from fettle.train.rounds import tell
-from fettle.tune.ledger import Row
+from fettle.tune.ledger import Row, so_far
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,9 @@ class Budget:
             if self.spec.money is not None and self.spec.price_per_hour is not None:
                 return f"{spent}, which cost {seconds / 3600 * self.spec.price_per_hour:.2f}"
             return spent
-        if self.spec.tokens is not None and (tokens := sum(map(tokens_of, rows))) >= self.spec.tokens:
+        if self.spec.tokens is not None and (tokens := sum(so_far(row).tokens for row in rows)) >= self.spec.tokens:
             return f"{tokens:,} tokens"
         return None
-
-
-def tokens_of(row: Row) -> int:
-    """That a trial has learned from so far."""
-    return row.tokens if row.is_over else sum(step.tokens for file in row.progress for step in curve(Path(file)))
 
 
 def end_all(rows: Sequence[Row]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fettle.artifact import replace_text
 from fettle.errors import UserError
 from fettle.recipe import Recipe
+from fettle.train.progress import curve
 from fettle.tune.space import Settings
 
 FOLDER = "trials"
@@ -56,6 +57,14 @@ class Row:
     def is_over(self) -> bool:
         """Whether nothing of it is left to do."""
         return self.state != "running"
+
+
+def so_far(row: Row) -> Row:
+    """With the steps and tokens of now, where it is under way."""
+    if row.is_over:
+        return row
+    steps = [step for file in row.progress for step in curve(Path(file))]
+    return replace(row, steps=len(steps), tokens=sum(step.tokens for step in steps))
 
 
 @dataclass(frozen=True)

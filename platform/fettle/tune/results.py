@@ -12,7 +12,7 @@ from rich.table import Table
 from fettle.pipeline.console import duration
 from fettle.recipe import Recipe
 from fettle.recipe.sweep import SweepSpec
-from fettle.tune.ledger import Row
+from fettle.tune.ledger import Row, so_far
 from fettle.tune.space import Settings
 from fettle.tune.study import metric_stage
 
@@ -69,7 +69,7 @@ def results_of(recipe: Recipe, out: Path, rows: Sequence[Row], seconds: float) -
         keys=tuple(spec.space),
         out=out,
         seconds=round(seconds, 1),
-        rows=tuple(rows),
+        rows=tuple(so_far(row) for row in rows),
         best=best_of(rows, spec),
     )
 
@@ -82,12 +82,14 @@ def best_of(rows: Sequence[Row], spec: SweepSpec) -> Row | None:
 
 
 def line(row: Row, number: int, rows: Sequence[Row], spec: SweepSpec) -> str:
-    """A trial that is over, in a line: `trial 3   1.234  best so far  lr 0.001  12 s`."""
+    """A trial that is over, in a line: `2/9  trial 3  1.2340  best so far  lr 0.001  12 s`. number: how many are."""
     score = f"{row.score:.4f}" if row.score is not None and row.state != "failed" else row.error[:60] or "failed"
     best = best_of(rows, spec)
     state = "best so far" if best is not None and best.id == row.id else row.state
-    total = f"/{spec.trials}" if spec.trials else ""
-    return f"trial {number}{total:<4} {score}  {state:<11}  {in_words(row.settings)}  {duration(row.seconds)}"
+    count = f"{number}/{spec.trials}" if spec.trials else str(number)
+    which = [one.id for one in rows].index(row.id) + 1
+    told = f"{score}  {state:<11}  {in_words(row.settings)}  {duration(row.seconds)}"
+    return f"{count:<6} trial {which:<3} {told}"
 
 
 def table(results: Results) -> Table:

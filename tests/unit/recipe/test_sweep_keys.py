@@ -70,3 +70,10 @@ def test_a_sweep_changes_nothing_in_what_a_run_is(swept, tmp_path):
 def test_a_varied_recipe_has_other_values_and_no_sweep(swept):
     recipe = varied(swept({"trials": 8, "space": SPACE}), {"stages.task.lr": 3e-4, "adapter.r": 2})
     assert (recipe.stages[0].lr, recipe.adapter.r, recipe.sweep) == (3e-4, 2, None)
+
+
+def test_an_unknown_key_of_a_domain_is_told_with_those_that_a_domain_has(swept):
+    with pytest.raises(UserError, match="unknown key") as raised:
+        swept({"trials": 8, "space": {"stages.task.lr": {"low": 1e-5}}})
+    assert raised.value.field == "sweep.space.stages.task.lr.low"
+    assert "loguniform" in raised.value.expected and "trials" not in raised.value.expected

@@ -12,10 +12,12 @@ from fettle.pipeline.graph import plan_stages
 from fettle.recipe import Recipe, load_recipe
 from fettle.recipe.placed import placed
 from fettle.train.checkpoint import Fence
+from fettle.train.progress import ProgressWriter
 from fettle.tune.best import write_best
+from fettle.tune.budget import Budget
 from fettle.tune.ledger import Past, Row
 from fettle.tune.page import page, taken
-from fettle.tune.results import best_of, in_words, results_of, short_names
+from fettle.tune.results import best_of, in_words, line, results_of, short_names
 from fettle.tune.study import Sweep
 
 LR = "stages.answer.lr"
@@ -115,3 +117,20 @@ def test_paths_become_absolute_and_names_stay(scattered, tmp_path):
     assert third["rewards"] == [{"function": f"{tmp_path}/rewards.py:right"}]
     assert tree["publish"] == {"registry": f"{tmp_path}/registry"}
     assert (tree["base"], tree["name"]) == ("tiny", "a")
+
+
+def test_a_trial_under_way_counts_as_far_as_it_has_come(swept, tmp_path):
+    writer = ProgressWriter(tmp_path / "progress.jsonl")
+    for step in (1, 2):
+        writer.write(step=step, steps=18, loss=2.0, lr=1e-3, grad_norm=1.0, tokens=50, loss_tokens=20)
+    row = Row("a", {LR: 1e-3}, {LR: 1e-3}, progress=(str(writer.file),))
+
+    found = results_of(swept(), tmp_path, [row], 12.0)
+
+    assert (found.steps, found.tokens) == (2, 100)
+    assert Budget(swept(budget={"tokens": 100}).sweep.budget).reached(1.0, [row]) == "100 tokens"
+
+
+def test_a_trials_line_says_how_many_are_over_and_which_it_is(swept):
+    rows = rows_of(("a", 1.0, "done"), ("b", 2.0, "stopped"))
+    assert line(rows[1], 1, rows, swept().sweep).startswith("1/5    trial 2   2.0000  stopped")

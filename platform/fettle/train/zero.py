@@ -60,25 +60,34 @@ def load_deepspeed() -> Any:
 
 
 def full_state(trainer: Trainer) -> dict[str, torch.Tensor] | None:
-    """Every weight of the trained model on rank 0, None elsewhere; all ranks have to call it (ZeRO 3 gathers)."""
-    if trainer.is_deepspeed_enabled:
-        engine: Any = trainer.deepspeed
-        state: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(engine)
-        if not trainer.is_world_process_zero():
-            return None
-        if engine.zero_optimization_stage() < 3:
-            _tie(state, trainer.model)
-        return state
+    """Every weight of the trained model on rank 0, but the frozen ones beside an adapter may be missing; None
+    elsewhere. All ranks have to call it (ZeRO 3 gathers)."""
     assert trainer.model is not None
-    return trainer.model.state_dict() if trainer.is_world_process_zero() else None
+    engine: Any = trainer.deepspeed if trainer.is_deepspeed_enabled else None
+    if engine is not None and engine.zero_optimization_stage() == 3:
+        is_beside = hasattr(trainer.model, "peft_config")
+        found: dict[str, torch.Tensor] | None = engine._zero3_consolidated_16bit_state_dict(
+            exclude_frozen_parameters=is_beside
+        )
+        return found
+    if not trainer.is_world_process_zero():
+        return None
+    state = trainer.model.state_dict()
+    return _apart(state, trainer.model) if engine is not None else state
 
 
-def _tie(state: dict[str, torch.Tensor], model: Any) -> None:
-    """Makes those of a model's cloned weights one tensor again that are one in the model: so it is saved once."""
-    first: dict[int, str] = {}
-    for name, weight in model.state_dict().items():
-        if first.setdefault(weight.data_ptr(), name) != name:
-            state[name] = state[first[weight.data_ptr()]]
+def _apart(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of what is trained, which ZeRO keeps as pieces of long vectors, in the host's memory; those that are one
+    tensor in the model are one here too, so that it is saved once. (accelerate's `get_state_dict` copies on every
+    rank, and the frozen weights too, of which an adapter's artifact has none.)"""
+    trained = {weight.data_ptr() for weight in model.parameters() if weight.requires_grad}
+    copies: dict[int, torch.Tensor] = {}
+    for name, weight in state.items():
+        if (key := weight.data_ptr()) in trained:
+            if key not in copies:
+                copies[key] = weight.detach().to("cpu", copy=True)
+            state[name] = copies[key]
+    return state
 
 
 @contextmanager

@@ -26,15 +26,20 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 an 8-bit scale for 64 of them, and a float32 scale for 256 of those."""
 _INT8 = 1 + 1 / 1024
 """LLM.int8(): a byte, and a float32 scale for each row."""
-_CPU_OVERHEAD = 65 << 20
+_FETCHED = 50_000_000
+"""Weights that ZeRO 3 gathers ahead of their use: `stage3_prefetch_bucket_size` by default."""
+_CPU_OVERHEAD = 94 << 20
 """What a worker on a CPU holds more than its tensors: kernels compiled for their shapes, tokenizer, data (measured:
 docs/plan.md)."""
 _CPU_BEGUN = 16 << 20
 """The same before anything is computed."""
-_ACTIVATION_SLACK, _STATE_SLACK = 0.19, 0.08
-"""Share of the activations, and of the optimizer's state and a checkpoint's copy where they lie weight by weight, that
-glibc's allocator holds in pieces that nothing fits into (measured: docs/plan.md). Under ZeRO both are one long vector,
-which it takes from the system and gives back."""
+_ACTIVATION_SLACK = 0.036
+"""Share of the activations that the allocator, jemalloc, holds in pieces that nothing fits into (measured:
+docs/plan.md)."""
+_LEFT_OF_GRADIENTS = 0.57
+"""Of what the gradients of a step have left in such pieces, where they lie weight by weight: the rest is used by the
+checkpoint's copy and the next step's activations (measured). Under ZeRO they are one long vector, which is given
+back."""
 _GPU_OVERHEAD = 1 << 30
 """CUDA's context and libraries, 0.5 to 0.9 GiB, and NCCL's buffers; a guess, no GPU was measured."""
 _GPU_SLACK = 0.05
@@ -135,7 +140,7 @@ def _held(shape: Shape, setup: Setup, *, states: bool) -> dict[str, int]:
     share = trained / workers if zero else trained
     if zero == 3:
         parts["weights"] = weights // workers
-        parts["gathered"] = min(weights, _F32 * _LIVE)
+        parts["gathered"] = min(weights, _F32 * _LIVE) + min(weights, _F32 * _FETCHED)
     if zero:
         # The optimizer moves copies of this worker's share, whatever type the weights have.
         parts["master copy"] = int(_F32 * share)
@@ -168,8 +173,6 @@ def _overhead(setup: Setup, parts: dict[str, int]) -> int:
     if setup.on_gpu:
         return _GPU_OVERHEAD + int(_GPU_SLACK * sum(parts.values()))
     pieces = _ACTIVATION_SLACK * sum(parts.get(name, 0) for name in ("activations", "held-out records"))
-    if setup.cluster.zero == 0:
-        pieces += _STATE_SLACK * (parts.get("optimizer", 0) + parts.get("checkpoint", 0))
     return _CPU_OVERHEAD + int(pieces)
 
 
@@ -209,17 +212,24 @@ def _steps(shape: Shape, setup: Setup) -> list[Moment]:
     gradients = _F32 * trained
     head = _F32 * (shape.head or shape.embeddings) if not setup.adapter.is_beside else 0
     top, bottom = {"activations": found.top}, {"activations": found.bottom}
+    last_parts = _reduced(setup, found, trained)
     if zero == 0:
         top["gradients"] = gradients if setup.accumulate > 1 else head
         bottom["gradients"] = gradients
+        if not setup.on_gpu:
+            left = {"left of gradients": int(_LEFT_OF_GRADIENTS * gradients)}
+            top, bottom, last_parts = top | left, bottom | left, last_parts | left
     else:
         top |= {"buckets": _bucket(setup, head // _F32)}
         bottom |= {"buckets": _bucket(setup, trained)}
     last = LAST[_has_engine(setup)]
+    before = held
+    if setup.adapter.kind == "lisa" and setup.adapter.every == 1:  # the layers' moments go with them, at each step
+        before = held | {"optimizer": int(optimizer_bytes(setup.optimizer) * shape.outside)}
     return [
-        _moment(setup, "forward and back, at the head", held | top, host),
-        _moment(setup, "forward and back, at the embeddings", held | bottom, host),
-        _moment(setup, last, held | _reduced(setup, found, trained), host),
+        _moment(setup, "forward and back, at the head", before | top, host),
+        _moment(setup, "forward and back, at the embeddings", before | bottom, host),
+        _moment(setup, last, held | last_parts, host),
     ]
 
 

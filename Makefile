@@ -3,7 +3,7 @@ TARGET ?= cpu
 READY := .venv/.ready-$(TARGET)
 BIN := .venv/bin
 
-.PHONY: demo test check chaos lock clean
+.PHONY: demo test check chaos bench-sft lock clean
 
 demo: $(READY)
 	$(BIN)/fettle demo
@@ -14,6 +14,10 @@ test: $(READY)
 # A run is killed fifty times, and has to end as if it had been left alone: half an hour.
 chaos: $(READY)
 	$(BIN)/python benchmarks/chaos.py
+
+# fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: an hour.
+bench-sft: $(READY)
+	$(BIN)/python benchmarks/sft.py
 
 check: $(READY)
 	$(BIN)/ruff check .

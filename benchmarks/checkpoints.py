@@ -13,12 +13,11 @@ import shutil
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
+import one_stage
 from fettle.data.tokens import TokenExample, write_tokens
-from fettle.recipe.adapter import FULL
 from fettle.recipe.cluster import ClusterSpec
 from fettle.recipe.kinds import PretrainStage
 from fettle.train.checkpoint import Fence
@@ -43,25 +42,7 @@ def job_of(folder: Path, base: Path, steps: int, every: int) -> StageJob:
         checkpoint={"every": every},
         heldout={"fraction": 0.02, "max": 1},
     )
-    told: dict[str, Any] = {"tokens": ((folder.parent / "tokens",),), "streams": (), "weights": (1.0,), "heldout": ()}
-    return StageJob(
-        name="cost",
-        fingerprint="cost",
-        spec=spec,
-        adapter=FULL,
-        seed=0,
-        base=base,
-        from_adapter=None,
-        max_length=LENGTH,
-        precision="fp32",
-        folder=folder / "stage",
-        artifact=folder / "artifact",
-        recipe="",
-        data=(),
-        end_ids=(0,),
-        pad_id=0,
-        **told,
-    )
+    return one_stage.job_of(spec, folder, folder.parent / "tokens", base, max_length=LENGTH)
 
 
 def seconds_a_step(folder: Path, base: Path, steps: int, every: int) -> float:

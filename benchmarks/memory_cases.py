@@ -142,34 +142,6 @@ def make(case: Case, folder: Path, seed: int = 0) -> None:
     (folder / ".epoch").write_text("memory")
 
 
-def job_of(case: Case, folder: Path) -> Any:
-    """What a worker is handed."""
-    from fettle.recipe.adapter import AdapterSpec
-    from fettle.train.job import StageJob
-
-    return StageJob(
-        name="memory",
-        fingerprint="memory",
-        spec=spec_of(case),
-        adapter=AdapterSpec.model_validate(case.adapter),
-        seed=0,
-        base=folder / "base",
-        from_adapter=None,
-        tokens=((folder / "tokens",),),
-        streams=(),
-        weights=(1.0,),
-        heldout=(),
-        max_length=LENGTH,
-        precision=case.precision,  # type: ignore[arg-type]
-        folder=folder / "stage",
-        artifact=folder / "artifact",
-        recipe="",
-        data=(),
-        end_ids=(0,),
-        pad_id=0,
-    )
-
-
 def measure(case: Case, rank: int, folder: Path) -> dict[str, float]:
     """MiB: the level before loading, and how far the peak rose above it."""
     os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -183,11 +155,13 @@ def measure(case: Case, rank: int, folder: Path) -> dict[str, float]:
 
     import fettle.train.causal
     import fettle.train.stage  # noqa: F401
+    from fettle.recipe.adapter import AdapterSpec
     from fettle.train.checkpoint import Fence
     from fettle.train.job import GroupMember
     from fettle.train.stages.pretrain import pretrain
     from fettle.train.worker import run_member
     from fettle.train.zero import load_deepspeed
+    from one_stage import job_of
 
     load_deepspeed()
     keys = dict(MODELS[case.model])
@@ -203,7 +177,9 @@ def measure(case: Case, rank: int, folder: Path) -> dict[str, float]:
     gc.collect()
     level = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    run_member([(job_of(case, folder), pretrain)], member, None)
+    adapter = AdapterSpec.model_validate(case.adapter)
+    told: Any = {"max_length": LENGTH, "adapter": adapter, "precision": case.precision}
+    run_member([(job_of(spec_of(case), folder, folder / "tokens", folder / "base", **told), pretrain)], member, None)
     return {"level": level, "peak": _resident("VmHWM") - level}
 
 

@@ -31,7 +31,7 @@ from fettle.recipe.stages import LearningStage
 Measure = Callable[[Trial], float | None]
 Known = dict[str, tuple[Any, str]]
 """What was chosen before, and why, by what it depends on."""
-_ORDER = ("attention", "precision", "packing")
+_ORDER = ("precision", "attention", "packing")
 _TOGETHER = ("gradient_checkpointing", "batch.accumulate")
 _STAGE_S = 60.0
 _WORTH = 0.95

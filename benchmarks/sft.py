@@ -1,0 +1,154 @@
+"""fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: useful tokens a second at equal loss, and peak memory.
+
+    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--quick]
+
+One thread, one core; rounds alternate; medians. All sides learn from the same tokens of the same records once, 32 a
+step, with the same optimizer and rate, and are judged by the same held-out answers (`sft_case.py`, `sft_sides.py`,
+`sft_llamafactory.py`). LLaMA-Factory is installed from its package, once, into `~/.cache/fettle/bench/llamafactory`;
+`--no-llamafactory` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fettle.data.encode import encode
+from fettle.data.formats import read_file
+from fettle.models.base import load_tokenizer, resolve_base
+from fettle.output import cache_folder
+from fettle.recipe.cluster import ClusterSpec
+from fettle.train.group import worker_env
+from house_format import ROOT, row, write_results
+from sft_case import MAX_LENGTH, SEQUENCES
+
+SHARED = ROOT.parent / "shared"
+LIMITS = {
+    "bare": 0.95,
+    "trl-packed": 1.2,
+    "trl-padded": 2.4,
+    "llamafactory-packed": 1.2,
+    "llamafactory-padded": 2.4,
+    "trl-default": None,
+}
+_HELDOUT = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    is_there = SHARED.is_dir()
+    data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
+    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--base", default=str(SHARED / "models/base-8m") if is_there else "tiny")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--adapter", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--quick", action="store_true", help="few steps: whether it works, and no measurement")
+    parser.add_argument("--no-llamafactory", action="store_true")
+    options = parser.parse_args()
+    steps, rounds = (4, 1) if options.quick else (options.steps, options.rounds)
+    python = None if options.no_llamafactory else _llamafactory()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        _write(options.data, options.base, Path(folder), steps)
+        for precision in options.precision:
+            for adapter in options.adapter:
+                rows += _compared(Path(folder), options.base, precision, adapter, rounds, python)
+    write_results("sft", rows, "1 thread, 1 core", "quick" if options.quick else options.data.stem)
+
+
+def _compared(
+    folder: Path, base: str, precision: str, adapter: str, rounds: int, python: Path | None
+) -> list[dict[str, Any]]:
+    sides = [side for side in ("fettle", *LIMITS) if python is not None or not side.startswith("llamafactory")]
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            found[side].append(_measured(side, folder, base, precision, adapter, python))
+    middle = {
+        side: {key: statistics.median(one[key] for one in told) for key in told[0]} for side, told in found.items()
+    }
+    ours, rows = middle["fettle"], []
+    for side in sides:
+        its, limit, speeds = middle[side], LIMITS.get(side), [one["speed"] for one in found[side]]
+        spread = f"({min(speeds):,.0f} to {max(speeds):,.0f})"
+        line = f"{precision} {adapter:5} {side:20} {its['speed']:7,.0f} tokens/s {spread:16} loss {its['loss']:.4f}"
+        ratio = ours["speed"] / its["speed"]
+        print(f"{line} {its['peak']:6,.0f} MiB  {ratio:.2f}" + (f", wanted {limit}" if limit else ""), flush=True)
+        if side != "fettle":
+            what, limited = f"sft, {adapter}, {precision}", side == "bare"
+            rows += [
+                row(f"{what}: useful tokens", "tokens/s", ours["speed"], side, its["speed"], ratio, limit=limited),
+                _less_is_better(f"{what}: peak memory", "MiB", ours["peak"], side, its["peak"]),
+                _less_is_better(f"{what}: held-out loss", "nats", ours["loss"], side, its["loss"]),
+            ]
+    return rows
+
+
+def _less_is_better(what: str, unit: str, ours: float, side: str, its: float) -> dict[str, Any]:
+    return row(what, unit, ours, side, its, its / ours, limit=side == "bare")
+
+
+def _measured(
+    side: str, folder: Path, base: str, precision: str, adapter: str, python: Path | None
+) -> dict[str, float]:
+    script, name, interpreter = "sft_sides.py", side, sys.executable
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if side.startswith("llamafactory"):
+        script, name, interpreter = "sft_llamafactory.py", side.partition("-")[2], str(python)
+    elif side == "fettle":
+        environment |= worker_env(ClusterSpec())  # as a run's workers have it
+    command = ["taskset", "-c", "0", interpreter, str(ROOT / "benchmarks" / script), name, str(folder)]
+    done = subprocess.run(
+        [*command, str(resolve_base(base)), precision, adapter], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{side}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def _write(data: Path, base: str, folder: Path, steps: int) -> None:
+    """Tokens of the records that are learned from, and of those that judge."""
+    tokenizer = load_tokenizer(resolve_base(base))
+    rows = [
+        {"input_ids": one.input_ids.tolist(), "completion_mask": one.loss_mask.astype(int).tolist()}
+        for one in encode(read_file(data)[1], tokenizer, max_length=MAX_LENGTH)
+        if one.loss_mask.any()
+    ]
+    wanted = steps * SEQUENCES
+    if len(rows) < wanted + _HELDOUT:
+        sys.exit(f"{data.name} has {len(rows)} records; {wanted + _HELDOUT} are wanted: fewer --steps")
+    (folder / "heldout.json").write_text(json.dumps(rows[:_HELDOUT]))
+    (folder / "train.json").write_text(json.dumps(rows[_HELDOUT : _HELDOUT + wanted]))
+
+
+def _llamafactory() -> Path:
+    """The interpreter of its environment, which is made where it is not there."""
+    folder = cache_folder("bench") / "llamafactory"
+    python = folder / "bin" / "python"
+    if not python.is_file():
+        import torch
+
+        print(f"installing LLaMA-Factory into {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        wanted = ["llamafactory", f"torch=={torch.__version__}"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+        # Their only builds are for GPUs; it imports torchaudio at start, and uses both for sound and pictures alone.
+        subprocess.run(
+            [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision"], check=True
+        )
+        (next(folder.glob("lib/python3*/site-packages")) / "torchaudio.py").touch()
+    return python
+
+
+if __name__ == "__main__":
+    main()

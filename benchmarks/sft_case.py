@@ -1,0 +1,83 @@
+"""What all sides of `sft.py` train on and are judged by. Imports torch alone: a peer's environment has no fettle."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LR, BETAS, CLIP, MAX_LENGTH, SEQUENCES, WARM_UP = 5e-4, (0.9, 0.95), 1.0, 512, 32, 2
+LORA_R = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """folder: with `train.json` and `heldout.json`, lists of {input_ids, completion_mask}; each is learned once."""
+
+    folder: Path
+    base: str
+    precision: str
+    adapter: str
+
+    @property
+    def train(self) -> list[dict[str, list[int]]]:
+        """The records, in order."""
+        found: list[dict[str, list[int]]] = json.loads((self.folder / "train.json").read_text())
+        return found
+
+    @property
+    def tokens(self) -> int:
+        """Of all records: useful ones, without padding."""
+        return sum(len(one["input_ids"]) for one in self.train)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, of SEQUENCES records each."""
+        return len(self.train) // SEQUENCES
+
+    @property
+    def rows(self) -> int:
+        """Packed rows of MAX_LENGTH that hold about SEQUENCES records."""
+        return max(1, round(self.tokens / self.steps / MAX_LENGTH))
+
+
+@dataclass
+class Clock:
+    """When each optimizer step ended, and how many useful tokens there were up to then."""
+
+    ends: list[float] = field(default_factory=list)
+
+    def step(self) -> None:
+        """One has ended."""
+        self.ends.append(time.perf_counter())
+
+    def speed(self, tokens_a_step: float) -> float:
+        """Useful tokens a second after the first WARM_UP steps."""
+        steps = len(self.ends) - WARM_UP
+        return tokens_a_step * steps / (self.ends[-1] - self.ends[WARM_UP - 1])
+
+
+@torch.no_grad()
+def heldout_loss(model: Any, folder: Path) -> float:
+    """Nats a token of the held-out answers, each record alone, in float32."""
+    model = model.float().eval()
+    total, count = 0.0, 0
+    for record in json.loads((folder / "heldout.json").read_text()):
+        ids = torch.tensor([record["input_ids"]])
+        wanted = torch.tensor(record["completion_mask"][1:], dtype=torch.bool)
+        logits = model(input_ids=ids).logits[0, :-1][wanted]
+        total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:][wanted], reduction="sum"))
+        count += int(wanted.sum())
+    return total / count
+
+
+def told(clock: Clock, case: Case, model: Any, steps: int | None = None) -> None:
+    """Prints a side's line. steps: optimizer steps over all records, where they are not the case's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    speed = clock.speed(case.tokens / (steps or case.steps))
+    print(json.dumps({"speed": speed, "peak": peak, "loss": heldout_loss(model, case.folder)}))

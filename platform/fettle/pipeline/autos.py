@@ -11,8 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
+
+from ray.exceptions import RayError
 
 from fettle.artifact import replace_text
 from fettle.cluster import ray_session
@@ -23,6 +27,7 @@ from fettle.pipeline.choosing import Choice, Chooser, Known, Measure
 from fettle.pipeline.trial import Trial, as_text, from_text
 from fettle.recipe import Recipe
 
+_LONGEST_S = 120.0
 CHOSEN = "auto.json"
 """In a run's folder: what was chosen for it, which it keeps on any machine that it goes on on."""
 
@@ -55,14 +60,20 @@ def chosen_for(recipe: Recipe, out: Path, until: str | None = None, elsewhere: M
         return Chosen(found, tuple(choices))
     on = _on_cluster(recipe) if os.environ.get("RAY_ADDRESS") else _here(recipe, out)
     with on as (machines, measure):
-        gpu = machines.gpu.name if machines.gpu is not None else f"{os.cpu_count()} cores, {instruction_set()}"
-        cache = cache_folder("auto") / f"{re.sub('[^A-Za-z0-9]+', '-', gpu)}.json"
+        cache = _cache(machines)
         chooser = Chooser(machines, measure, _read(cache) | _read(out / CHOSEN))
         found, choices = chooser.choose(recipe, until)
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         replace_text(cache, json.dumps(_read(cache) | chooser.used, indent=1))
     return Chosen(found, tuple(choices), chooser.used)
+
+
+def _cache(machines: Machines) -> Path:
+    """What was chosen before on hardware like this with this torch."""
+    what = machines.gpu.name if machines.gpu is not None else f"{os.cpu_count()} cores {instruction_set()}"
+    name = re.sub("[^A-Za-z0-9.]+", "-", f"{what} torch {version('torch')}")
+    return cache_folder("auto") / f"{name}.json"
 
 
 def _read(file: Path) -> Known:
@@ -86,6 +97,7 @@ def _here(recipe: Recipe, out: Path) -> Iterator[tuple[Machines, Measure]]:
     def measure(trial: Trial) -> float | None:
         nonlocal process
         if process is None:
+            print("auto      is measured: a minute for a stage, at most", file=sys.stderr, flush=True)
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             process = subprocess.Popen(command, env=environment, text=True, **pipes)
         if process.poll() is not None:  # too little memory for one of those before
@@ -96,7 +108,10 @@ def _here(recipe: Recipe, out: Path) -> Iterator[tuple[Machines, Measure]]:
             process.stdin.flush()
         except BrokenPipeError:
             return None
+        ends = Timer(_LONGEST_S, process.kill)
+        ends.start()
         line = process.stdout.readline()
+        ends.cancel()
         return json.loads(line) if line else None
 
     try:
@@ -112,12 +127,22 @@ def _on_cluster(recipe: Recipe) -> Iterator[tuple[Machines, Measure]]:
     """On a worker of the cluster that RAY_ADDRESS names, of the size of the recipe's own."""
     import ray
 
+    from fettle.train.group import check_fits
+
+    def measure(trial: Trial) -> float | None:
+        try:
+            found: float | None = ray.get(actor.measure.remote(trial), timeout=_LONGEST_S)
+        except RayError:  # too little memory for it, or for one of those before
+            return None
+        return found
+
     cluster = next((s.cluster for s in recipe.stages if s.cluster is not None), recipe.cluster)
     with ray_session():
+        check_fits(cluster.model_copy(update={"workers": 1, "min_workers": None}))
         there: Any = ray.remote(_There).options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
         actor = there.remote()
         try:
-            yield ray.get(actor.machines.remote()), lambda trial: ray.get(actor.measure.remote(trial))
+            yield ray.get(actor.machines.remote()), measure
         finally:
             ray.kill(actor)
 

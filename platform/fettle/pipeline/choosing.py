@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from fettle.errors import UserError
 from fettle.models.attention import attention_of
 from fettle.models.family import family_of_config
@@ -90,8 +88,9 @@ class Chooser:
         return found
 
     def _chosen(self, recipe: Recipe, name: str, fields: dict[str, str], base: Base) -> Iterator[Choice]:
-        measure = self.measure if family_of_config(config_of(base.config)) == "causal" else None
-        timer = _Timer(measure, time.monotonic() + _STAGE_S)
+        is_causal = family_of_config(config_of(base.config)) == "causal"
+        measure = self.measure if is_causal else None
+        timer = _Timer(measure, time.monotonic() + _STAGE_S, self._by_rule(is_causal))
         for key in _ORDER:
             if key not in fields:
                 continue
@@ -102,7 +101,7 @@ class Chooser:
                 if planned is not None and (seconds := timer(_trial(*planned, base, most=_TOKENS))) is not None:
                     taken[value] = seconds
             best = _best(options[0], taken)
-            yield Choice(fields[key], best, _told(taken) or self._by_rule())
+            yield Choice(fields[key], best, _told(taken) or timer.why_not)
             recipe = varied(recipe, {fields[key]: best})
         together = {key: fields[key] for key in _TOGETHER if key in fields}
         if together:
@@ -135,7 +134,7 @@ class Chooser:
         if first is None:
             told = "nothing fits; this takes the least memory"
         else:
-            told = _told({_named(fields, one): seconds for one, seconds in taken.items()}) or self._by_rule()
+            told = _told({_named(fields, one): seconds for one, seconds in taken.items()}) or timer.why_not
         best = _best(first or last, taken)
         for one, value in zip(fields.values(), best, strict=True):
             yield Choice(one, value, told)
@@ -152,18 +151,20 @@ class Chooser:
             return None
         return trial, _stage(trial, name), plan
 
-    def _by_rule(self) -> str:
-        if self.measure is None and not self.machines.is_here:
+    def _by_rule(self, is_causal: bool) -> str:
+        if self.measure is None:
             return f"by rule: nothing was measured, since {self.machines.told} is not here"
-        return "by rule: nothing was measured in the time for it"
+        told = "in the time for it" if is_causal else "of another model than a causal language model"
+        return f"by rule: nothing was measured {told}"
 
 
 @dataclass
 class _Timer:
-    """Measures until the time for it is over."""
+    """Measures until the time for it is over. why_not: what to say where nothing was measured."""
 
     measure: Measure | None
     ends: float
+    why_not: str
 
     def __call__(self, trial: Trial) -> float | None:
         if self.measure is None or time.monotonic() > self.ends:
@@ -274,7 +275,6 @@ def _key(recipe: Recipe, name: str, fields: dict[str, str], base: Base) -> str:
         "adapter": adapter.model_dump(mode="json"),
         "cluster": cluster.model_dump(mode="json"),
         "stage": stage.model_dump(mode="json", include=_DECIDE),
-        "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

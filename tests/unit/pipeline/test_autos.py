@@ -66,15 +66,16 @@ def test_a_step_is_split_into_as_many_parts_as_are_fastest(tmp_path: Path) -> No
 
 def test_what_does_not_fit_is_not_measured(tmp_path: Path) -> None:
     told = recipe(tmp_path, batch={"sequences": 4096, "accumulate": "auto"}, gradient_checkpointing="auto")
-    tried: list[int] = []
+    tried: list[tuple[bool, int]] = []
 
     def measure(trial: Trial) -> float:
-        tried.append(trial.accumulate)
+        tried.append((trial.checkpointing, trial.accumulate))
         return 1.0
 
     found, _ = Chooser(TIGHT, measure).choose(told)
 
-    assert 1 not in tried and found.stages[0].batch.accumulate == tried[0]
+    assert (False, 1) not in tried and tried[0][0] is False
+    assert (found.stages[0].gradient_checkpointing, found.stages[0].batch.accumulate) == tried[0]
 
 
 def test_for_machines_that_are_not_here_the_rule_is_taken_and_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class Chooser:
     def _chosen(self, recipe: Recipe, name: str, fields: dict[str, str], base: Base) -> Iterator[Choice]:
         is_causal = family_of_config(config_of(base.config)) == "causal"
         measure = self.measure if is_causal else None
-        timer = _Timer(measure, time.monotonic() + _STAGE_S, self._by_rule(is_causal))
+        timer = _Timer(measure, self._by_rule(is_causal))
         for key in _ORDER:
             if key not in fields:
                 continue
@@ -160,16 +161,19 @@ class Chooser:
 
 @dataclass
 class _Timer:
-    """Measures until the time for it is over. why_not: what to say where nothing was measured."""
+    """Measures until the time for it is over, which begins with the first result: before it, what measures has to
+    start. why_not: what to say where nothing was measured."""
 
     measure: Measure | None
-    ends: float
     why_not: str
+    ends: float = math.inf
 
     def __call__(self, trial: Trial) -> float | None:
         if self.measure is None or time.monotonic() > self.ends:
             return None
-        return self.measure(trial)
+        found = self.measure(trial)
+        self.ends = min(self.ends, time.monotonic() + _STAGE_S)
+        return found
 
 
 def _fields(recipe: Recipe, stage: LearningStage) -> dict[str, str]:

@@ -32,7 +32,7 @@ from small_t5 import make_bart, make_t5, northline_lines
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a kind waits for all of that kind to be trained
 STEPS = 6
-TOLERANCE = 5e-5  # float32, sums in another order; 2.3e-5 was seen of a loss of 5.7
+TOLERANCE = 2e-5  # float32, sums in another order
 LORA = AdapterSpec(kind="lora", r=4, alpha=8)
 DORA = AdapterSpec(kind="dora", r=4, alpha=8)
 IA3 = AdapterSpec(kind="ia3")

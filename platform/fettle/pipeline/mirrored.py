@@ -18,6 +18,7 @@ from fettle.recipe import Recipe
 
 INTERRUPTED_WAITS_S = 60.0
 """How long an interrupted run goes on sending at most."""
+_TOLD_AFTER_S = 5.0
 _SILENT_S = 180.0  # longer than storage's own time-outs take, with their repetitions
 
 
@@ -77,7 +78,7 @@ class _Sending:
                 now = time.monotonic()
                 if now - began > most or now - self._heard_at > _SILENT_S:
                     break
-                if now - began > 5 and not is_waiting:
+                if now - began > _TOLD_AFTER_S and not is_waiting:
                     limit = f", for {most:.0f} s at most" if most < float("inf") else ""
                     self._say(f"storage   the rest is being sent{limit}")
                     is_waiting = True

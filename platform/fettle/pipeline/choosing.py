@@ -19,7 +19,7 @@ from fettle.needs.machines import Machines
 from fettle.needs.trace import config_of
 from fettle.pipeline.bases import Base, bases_of
 from fettle.pipeline.fitting import judged
-from fettle.pipeline.planning import StagePlan, amount_of_stage, length_of, plan_recipe
+from fettle.pipeline.planning import StagePlan, length_of, plan_recipe
 from fettle.pipeline.reinforcing import rl_precision
 from fettle.pipeline.trial import Trial
 from fettle.recipe import Recipe
@@ -120,7 +120,7 @@ class Chooser:
             for parts in _parts(recipe, name) if "batch.accumulate" in fields else (None,):
                 last = tuple(one for one in (again, parts) if one is not None)
                 planned = self._planned(recipe, name, dict(zip(fields.values(), last, strict=True)))
-                if planned is None or planned[2].problems:
+                if planned is None or planned[1].problems:
                     continue
                 first = first or last
                 seconds = timer(_trial(*planned, base))
@@ -141,16 +141,14 @@ class Chooser:
             yield Choice(one, value, told)
             told = f"together with {next(iter(fields))}"
 
-    def _planned(
-        self, recipe: Recipe, name: str, sets: dict[str, Any]
-    ) -> tuple[Recipe, LearningStage, StagePlan] | None:
+    def _planned(self, recipe: Recipe, name: str, sets: dict[str, Any]) -> tuple[LearningStage, StagePlan] | None:
         """The stage with some keys, planned; None where they do not go together."""
         try:
             trial = varied(recipe, sets)
             (plan,) = judged(plan_recipe(trial, self.machines, only=name), self.machines, _ROOM)
         except UserError:
             return None
-        return trial, _stage(trial, name), plan
+        return _stage(trial, name), plan
 
     def _by_rule(self, is_causal: bool) -> str:
         if self.measure is None:
@@ -218,11 +216,11 @@ def _parts(recipe: Recipe, name: str) -> Iterator[int]:
         parts *= 2
 
 
-def _trial(recipe: Recipe, stage: LearningStage, plan: StagePlan, base: Base, most: int | None = None) -> Trial:
+def _trial(stage: LearningStage, plan: StagePlan, base: Base, most: int | None = None) -> Trial:
     """What is measured of a planned stage. most: tokens, of the whole step, as one micro-batch."""
     assert plan.batch is not None and plan.adapter is not None
     length = length_of(stage, base)
-    amount = amount_of_stage(recipe, stage, base, length)
+    amount = plan.amount
     looked = (amount.lengths if amount is not None else ()) or (max(1, round(plan.batch.length)),)
     wanted = plan.batch.tokens / plan.batch.workers
     lengths = _drawn(looked, wanted if most is None else min(wanted, most))

@@ -43,7 +43,7 @@ class StagePlan:
     """One stage. moments: what each worker holds, in bytes; beside: processes beside the workers. steps: optimizer
     steps (None where the data does not tell without a tokenizer). estimate: of a step of training. disk: bytes below
     the run's folder at most. cpus_beside: cores of engines that generate meanwhile. lacks: what there is too little of;
-    problems: the same in words. base: what it begins from."""
+    problems: the same in words. base: what it begins from. amount: of its data, where that was looked at."""
 
     name: str
     kind: str
@@ -56,6 +56,7 @@ class StagePlan:
     moments: tuple[Moment, ...]
     beside: tuple[Beside, ...] = ()
     batch: Arithmetic | None = None
+    amount: Amount | None = None
     steps: float | None = None
     estimate: Estimate | None = None
     flops: float = 0.0
@@ -140,7 +141,7 @@ def _planned(
     precision = rl_precision(cluster) if isinstance(stage, RlStage) else resolve_precision(cluster)
     told = stage.gradient_checkpointing
     checkpointing = (cluster.gpus_per_worker > 0 and adapter.kind != "prefix") if told is None else told
-    amount = amount_of_stage(recipe, stage, base, length) if rough is None else None
+    amount = _amount(recipe, stage, base, length) if rough is None else None
     batch = arithmetic(stage, cluster, amount, length, packing=stage.packing is not False)
     logits = _holds_logits(batch, shape, cluster)
     micro = Micro(batch.rows, batch.row_tokens, precision, checkpointing, logits, stage.attention)
@@ -169,6 +170,7 @@ def _planned(
         moments=tuple(found),
         beside=tuple(others),
         batch=batch,
+        amount=amount,
         steps=batch.steps,
         estimate=estimate(flops, kind, cluster, precision, machines.gpu, rates),
         flops=flops,
@@ -184,7 +186,7 @@ def length_of(stage: LearningStage, base: Base) -> int:
     return stage.max_length or min(positions, DEFAULT_LENGTH)
 
 
-def amount_of_stage(recipe: Recipe, stage: LearningStage, base: Base, length: int) -> Amount | None:
+def _amount(recipe: Recipe, stage: LearningStage, base: Base, length: int) -> Amount | None:
     """Of the stage's data; None where there is no tokenizer to count it with."""
     if base.folder is None or not any((base.folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None

@@ -1,4 +1,5 @@
-"""What all sides of `sft.py` train on and are judged by. Imports torch alone: a peer's environment has no fettle."""
+"""What all sides of `sft.py` train on and are judged by. A peer's environment has no
+fettle: this imports nothing of it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 LR, BETAS, CLIP, MAX_LENGTH, SEQUENCES, WARM_UP = 5e-4, (0.9, 0.95), 1.0, 512, 32, 2
 LORA_R = 16
@@ -46,12 +48,12 @@ class Case:
 
 
 @dataclass
-class Clock:
-    """When each optimizer step ended, and how many useful tokens there were up to then."""
+class Clock(TrainerCallback):
+    """When each optimizer step ended, of a loop that says so or of a transformers trainer."""
 
     ends: list[float] = field(default_factory=list)
 
-    def step(self) -> None:
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """One has ended."""
         self.ends.append(time.perf_counter())
 

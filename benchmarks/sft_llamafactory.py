@@ -17,17 +17,9 @@ import torch
 from datasets import Dataset, DatasetDict
 from llamafactory.data.processor.processor_utils import greedy_knapsack
 from llamafactory.train.tuner import run_exp
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 
 from sft_case import BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
-
-
-class _Steps(TrainerCallback):
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.clock.step()
 
 
 def rows_of(case: Case, *, packed: bool) -> list[dict[str, list[int]]]:
@@ -94,7 +86,7 @@ def main() -> None:
             args |= {"lora_rank": LORA_R, "lora_alpha": 2 * LORA_R, "lora_target": "all"}
         if packed:
             args |= {"neat_packing": True}
-        run_exp(args, callbacks=[_Steps(clock)])
+        run_exp(args, callbacks=[clock])
         model: Any = AutoModelForCausalLM.from_pretrained(base if adapter == "lora" else f"{scratch}/out")
         if adapter == "lora":
             from peft import PeftModel

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import one_stage
@@ -82,7 +82,7 @@ def bare(case: Case, folder: Path) -> None:
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         optimizer.zero_grad()
-        clock.step()
+        clock.on_step_end()
     told(clock, case, model)
 
 
@@ -119,18 +119,10 @@ def trl(case: Case, folder: Path, side: str) -> None:
         train_dataset=Dataset.from_list(case.train),
         processing_class=AutoTokenizer.from_pretrained(resolve_base(case.base)),
         peft_config=_lora() if case.adapter == "lora" else None,
-        callbacks=[_Steps(clock)],
+        callbacks=[clock],
     )
     trainer.train()
     told(clock, case, trainer.model, trainer.state.global_step)
-
-
-class _Steps(TrainerCallback):
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.clock.step()
 
 
 def _lora() -> LoraConfig:

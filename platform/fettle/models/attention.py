@@ -23,20 +23,25 @@ def called(told: Attention | None, config: Any) -> str | None:
     return attention_of(config) if told is None else _CALLED.get(told, told)
 
 
+def plain(model: Any) -> Any:
+    """The language model itself, where there is an adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def attend(model: Any, told: Attention | None) -> None:
     """Makes a loaded model, an adapter in it or not, compute attention as told; None leaves it as it is. Raises
     ValueError where it cannot, with the reason."""
     if told is None:
         return
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    name, wanted = plain.config.model_type, _CALLED.get(told, told)
-    if attention_of(plain.config) == "eager" and told != "eager":
+    base = plain(model)
+    name, wanted = base.config.model_type, called(told, base.config)
+    if attention_of(base.config) == "eager" and told != "eager":
         raise ValueError(f"a {name} model has soft-capped logits, which only eager attention computes")
-    if plain.config._attn_implementation == wanted:
+    if base.config._attn_implementation == wanted:
         return
-    if not plain._can_set_attn_implementation():
+    if not base._can_set_attn_implementation():
         raise ValueError(f"the attention of {name} models cannot be chosen: transformers has it built in")
     try:
-        plain.set_attn_implementation(wanted)
+        base.set_attn_implementation(wanted)
     except ImportError as error:
         raise ValueError(str(error).splitlines()[0]) from None

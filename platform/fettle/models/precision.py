@@ -8,6 +8,14 @@ import torch
 
 from fettle.recipe.cluster import ClusterSpec, Precision
 
+LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types that a forward pass is autocast to."""
+
+
+def frozen_dtype(precision: Precision, zero: int = 0) -> torch.dtype:
+    """Of frozen weights: they may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089)."""
+    return torch.bfloat16 if precision == "bf16" and zero < 3 else torch.float32
+
 
 def resolve_precision(cluster: ClusterSpec) -> Precision:
     """By default bf16 on GPUs and on CPUs that multiply it in hardware (1.6 times fp32's speed, train.md 0b)."""

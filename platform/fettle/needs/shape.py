@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fettle.models.layers import layers_of
-from fettle.needs.trace import config_of, fresh_model
+from fettle.needs.few_layers import fresh_model
+from fettle.needs.trace import config_of
 from fettle.recipe.adapter import AdapterSpec
 
 

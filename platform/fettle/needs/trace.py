@@ -9,14 +9,12 @@ layer more keeps is the difference, and the rest follows by arithmetic (70 billi
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import inspect
 import json
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fettle.models.attention import Attention, called
-from fettle.models.family import auto_class, family_of_config
-from fettle.models.layers import freeze_below, layers_of
-from fettle.recipe.adapter import FULL, AdapterSpec
+from fettle.models.attention import Attention, plain
+from fettle.models.layers import layers_of
+from fettle.models.precision import LOW
+from fettle.needs.few_layers import checkpoint_layers, cycle_of, few_layers
+from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import Precision
-
-_LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def passes_by_rule(hidden: int, layers: int, vocabulary: int, micro: Micro, *, t
     """The same by a rule, where a model's code cannot be run without content: of each token each layer keeps 34 bytes a
     unit of its width in 16 bits, and twice that in 32 (Korthikanti et al. 2022, arXiv:2205.05198, equation 1, without
     attention's matrices, which torch's attention does not keep). times: a margin."""
-    size = 2 if micro.precision in _LOW else 1
+    size = 2 if micro.precision in LOW else 1
     layer = 68 // size * hidden * micro.total * times
     kept = 4 // size * hidden * micro.total * times if micro.checkpointing else layer
     head = 12 * (vocabulary if micro.logits else hidden) * micro.total * times
@@ -131,22 +128,19 @@ class _Traced:
 @functools.lru_cache(maxsize=1024)
 def _traced(config_json: str, depth: int, adapter: AdapterSpec, micro: Micro, frozen: int | None) -> _Traced:
     """The passes of a model of so many layers. frozen: so many of the lower ones are not trained."""
-    dtype = torch.bfloat16 if adapter.is_beside and micro.precision == "bf16" else torch.float32  # train/stage.py
-    model = fresh_model(of_depth(config_of(config_json), depth), adapter, frozen, dtype, micro.attention)
+    model = few_layers(config_of(config_json), depth, adapter, micro.precision, micro.attention, frozen=frozen)
     mode = FakeTensorMode()
     _fake(model, mode)
     with mode:
         if micro.checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            if adapter.is_beside:
-                model.enable_input_require_grads()
+            checkpoint_layers(model, adapter)
         model.train()
-        batch = _batch(_plain(model), micro)
+        batch = _batch(plain(model), micro)
         counted = _Counted([*model.parameters(), *model.buffers(), *batch.values()])
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.register_post_accumulate_grad_hook(counted.is_gradient)
-        inside = [w for w in layers_of(_plain(model).base_model).parameters() if w.requires_grad]
+        inside = [w for w in layers_of(plain(model).base_model).parameters() if w.requires_grad]
         with counted, torch.no_grad():
             if depth == cycle_of(config_of(config_json)):
                 _loss(model, batch, micro)
@@ -215,10 +209,10 @@ def _batch(model: Any, micro: Micro) -> dict[str, torch.Tensor]:
 
 
 def _loss(model: Any, batch: dict[str, torch.Tensor], micro: Micro) -> torch.Tensor:
-    low = _LOW.get(micro.precision)
+    low = LOW.get(micro.precision)
     with torch.autocast("cpu", dtype=low) if low is not None else contextlib.nullcontext():
-        if not micro.logits or _plain(model).get_output_embeddings() is None:
-            body = _plain(model).base_model
+        if not micro.logits or plain(model).get_output_embeddings() is None:
+            body = plain(model).base_model
             hidden = body(**batch, **_without_cache(model)).last_hidden_state
             return hidden.float().sum()
         logits = model(**batch, **_without_cache(model)).logits.flatten(0, 1).float()
@@ -226,34 +220,7 @@ def _loss(model: Any, batch: dict[str, torch.Tensor], micro: Micro) -> torch.Ten
 
 
 def _without_cache(model: Any) -> dict[str, bool]:
-    return {"use_cache": False} if hasattr(_plain(model).config, "use_cache") else {}
-
-
-def fresh_model(
-    config: Any,
-    adapter: AdapterSpec = FULL,
-    frozen: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    attention: Attention | None = None,
-    device: str = "meta",
-) -> Any:
-    """Of a configuration, with an adapter, of random weights. frozen: so many of the lower layers are not trained.
-    dtype: of the model's own weights. attention: as a recipe says it."""
-    from fettle.models.adapters import attach
-
-    options: Any = {"attn_implementation": called(attention, config), "trust_remote_code": False, "dtype": dtype}
-    with torch.device(device), torch.random.fork_rng(devices=[]):
-        model = auto_class(family_of_config(config)).from_config(config, **options)
-        for layer in layers_of(model.base_model)[: frozen or 0]:
-            layer.requires_grad_(False)
-        if adapter.kind == "freeze":
-            freeze_below(model, adapter.layers or 0)
-        if adapter.is_beside:
-            spec = adapter.model_copy(
-                update={"bits": None}
-            )  # of its input a rounded matrix keeps what a frozen one does
-            model = attach(model, spec, Path(), 0)
-    return model
+    return {"use_cache": False} if hasattr(plain(model).config, "use_cache") else {}
 
 
 def _fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
@@ -273,25 +240,3 @@ def _fake(model: torch.nn.Module, mode: FakeTensorMode) -> None:
         prompts = getattr(module, "prompt_tokens", None) or {}  # which PEFT keeps as no buffer
         for name, tokens in prompts.items():
             prompts[name] = FakeTensor(mode, tokens.to("meta"), torch.device("cpu"))
-
-
-def _plain(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def cycle_of(config: Any) -> int:
-    """Layers after which their types come again."""
-    types = getattr(config.get_text_config(), "layer_types", None) or [None]
-    return len(dict.fromkeys(types))
-
-
-def of_depth(config: Any, depth: int) -> Any:
-    small = copy.deepcopy(config)
-    text = small.get_text_config()
-    types = getattr(text, "layer_types", None)
-    if types:
-        text.layer_types = (list(dict.fromkeys(types)) * depth)[:depth]
-    text.num_hidden_layers = depth
-    if getattr(text, "num_decoder_layers", None):
-        text.num_decoder_layers = depth
-    return small

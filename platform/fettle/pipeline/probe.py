@@ -19,14 +19,15 @@ from trl.trainer.utils import add_fused_lm_head
 
 from fettle.data.batches import collate
 from fettle.data.tokens import TokenExample
-from fettle.models.attention import Attention
-from fettle.needs.trace import config_of, cycle_of, fresh_model, of_depth
+from fettle.models.attention import Attention, plain
+from fettle.models.precision import LOW
+from fettle.needs.few_layers import checkpoint_layers, cycle_of, few_layers
+from fettle.needs.trace import config_of
 from fettle.pipeline.trial import Trial
 from fettle.recipe.adapter import AdapterSpec
 from fettle.recipe.cluster import Precision
 from fettle.train.logprobs import label_logprobs
 
-_LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS, _ENOUGH_S = 3, 1.0
 _LONG_S = 2.0
 """Beside a pass as long as this, what only the first one does takes no time."""
@@ -53,22 +54,18 @@ def seconds_of(trial: Trial) -> float | None:
 def _measured(trial: Trial, depth: int) -> float:
     """Seconds of one micro-batch: the best of a few, after one that nobody counts unless it is long."""
     device = "cuda" if trial.on_gpu else "cpu"
-    dtype = torch.bfloat16 if trial.adapter.is_beside and trial.precision == "bf16" else torch.float32  # train/stage.py
-    model = _model(trial.config, depth, trial.adapter, dtype, trial.attention, device)
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    model = _model(trial.config, depth, trial.adapter, trial.precision, trial.attention, device)
     if trial.checkpointing:
-        plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if trial.adapter.is_beside:
-            plain.enable_input_require_grads()
+        checkpoint_layers(model, trial.adapter)
     else:
-        plain.gradient_checkpointing_disable()
-    vocabulary = int(plain.config.get_text_config().vocab_size)
+        plain(model).gradient_checkpointing_disable()
+    vocabulary = int(plain(model).config.get_text_config().vocab_size)
     batch = collate(_records(trial, vocabulary), max_length=trial.max_length, packing=trial.packing, pad_id=0)
     batch = {name: value.to(device) for name, value in batch.items()}
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < _REPEATS and sum(taken) < _ENOUGH_S):
         began = time.perf_counter()
-        low = _LOW.get(trial.precision)
+        low = LOW.get(trial.precision)
         with torch.autocast(device, dtype=low) if low is not None else contextlib.nullcontext():
             loss = -label_logprobs(model, batch, batch["labels"], vocabulary).sum()
         loss.backward()
@@ -83,11 +80,11 @@ def _measured(trial: Trial, depth: int) -> float:
 
 @lru_cache(maxsize=2)
 def _model(
-    config: str, depth: int, adapter: AdapterSpec, dtype: torch.dtype, attention: Attention | None, device: str
+    config: str, depth: int, adapter: AdapterSpec, precision: Precision, attention: Attention | None, device: str
 ) -> Any:
     """Of so many layers; the two depths stay while other keys are tried."""
-    model = fresh_model(of_depth(config_of(config), depth), adapter, None, dtype, attention, device)
-    add_fused_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model, outputs=("log_probs",))
+    model = few_layers(config_of(config), depth, adapter, precision, attention, device=device)
+    add_fused_lm_head(plain(model), outputs=("log_probs",))
     return model.train()
 
 

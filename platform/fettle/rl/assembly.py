@@ -12,6 +12,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from fettle.engine.sampling import Sampling
 from fettle.models.base import load_tokenizer
+from fettle.models.precision import frozen_dtype
 from fettle.models.stored import Quantised
 from fettle.models.unrounded import unrounded
 from fettle.rl.algorithms import algorithm_of
@@ -76,7 +77,7 @@ class RlLoop:
         if not self.algorithm.wants_critic:
             return
         job = self.job
-        low = torch.bfloat16 if job.precision == "bf16" and self.member.cluster.zero < 3 else torch.float32
+        low = frozen_dtype(job.precision, self.member.cluster.zero)
         stored = low if job.adapter.bits is None else Quantised(job.adapter.bits, low)
         model.add_module(PART, load_critic(job.critic or job.base, job.adapter, stored, job.seed))
 

@@ -20,6 +20,7 @@ from fettle.models.attention import attend
 from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
 from fettle.models.layers import freeze_below
 from fettle.models.licences import inherited
+from fettle.models.precision import frozen_dtype
 from fettle.models.shared import frozen_from
 from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
@@ -239,8 +240,7 @@ def _choose_layers(job: LearnJob, model: PreTrainedModel | PeftModel) -> list[Tr
 def _load(job: LearnJob, base: Path, member: GroupMember, task: Task) -> PreTrainedModel | PeftModel:
     if not job.adapter.is_beside:
         return task.load(base, torch.float32)
-    # Frozen weights may lie in bf16 where the arithmetic is bf16 anyway; ZeRO 3 wants one type (trl#6089).
-    frozen = torch.bfloat16 if job.precision == "bf16" and member.cluster.zero < 3 else torch.float32
+    frozen = frozen_dtype(job.precision, member.cluster.zero)
     bits = job.adapter.bits
     with frozen_from(member.bases):
         model = task.load(base, frozen if bits is None else Quantised(bits, frozen))

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from fettle.data.batches import IGNORE, Encoded, share_out
+from fettle.models.precision import LOW
 from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.train.early import EarlyStopping
@@ -35,7 +36,6 @@ from fettle.train.task import HELDOUT, Task
 from fettle.train.writer import CheckpointWriter, Written
 
 _POLL_S = 0.05
-_LOW: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Steps(Protocol):
@@ -140,9 +140,9 @@ class StageTrainer(SFTTrainer):
 
     def in_precision(self, model: Any) -> Any:
         """The model, whose forward is in the stage's precision from now on."""
-        if self.precision in _LOW:
+        if self.precision in LOW:
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
-            model.forward = _autocast(model.forward, self.args.device.type, _LOW[self.precision])
+            model.forward = _autocast(model.forward, self.args.device.type, LOW[self.precision])
         return model
 
     def get_train_dataloader(self) -> MicroBatches:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -203,6 +204,15 @@ def replace_text(file: Path, text: str) -> None:
     sync_path(partial)
     os.replace(partial, file)
     sync_path(file.parent)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """No other process has the same file locked inside."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

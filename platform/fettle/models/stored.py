@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from fettle.models.attention import attention_of
+from fettle.models.base import dtype_of
 from fettle.models.shared import kept
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ def load(kind: Any, folder: Path | None, stored: Stored, **more: Any) -> PreTrai
     config = more.get("config") or AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     options = {"attn_implementation": attention_of(config), "use_safetensors": True, "trust_remote_code": False}
 
-    def loaded() -> PreTrainedModel:
+    def loaded(folder: Path | None) -> PreTrainedModel:
         model: PreTrainedModel = kind.from_pretrained(folder, **_arguments(stored), **options, **more)
         if isinstance(stored, Quantised):
             _settle(model)
         return model
 
     if isinstance(stored, Quantised) or folder is None or more:  # bitsandbytes' modules keep states of their own
-        return loaded()
-    return kept((kind.__name__, str(folder), str(stored)), loaded)
+        return loaded(folder)
+    return kept((kind.__name__, str(folder), str(stored)), folder, loaded, is_mapped=dtype_of(folder) == stored)
 
 
 def _arguments(stored: Stored) -> dict[str, Any]:

@@ -8,7 +8,6 @@ folder that is not mounted.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import uuid
@@ -18,7 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fettle.artifact import digest_folder, is_artifact, read_artifact, replace_text, sync_folder
+from fettle.artifact import digest_folder, is_artifact, locked, read_artifact, replace_text, sync_folder
 from fettle.errors import UserError, did_you_mean
 from fettle.registry.canary import Canary
 from fettle.registry.files import Kind, checked_files
@@ -247,6 +246,5 @@ class FolderRegistry:
     def _locked(self, name: str) -> Iterator[None]:
         self._versions(name).mkdir(parents=True, exist_ok=True)
         (self.root / _MARK).touch()
-        with open(self.root / name / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.root / name / ".lock"):
             yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import hashlib
 import json
@@ -17,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fettle.artifact import replace_text
+from fettle.artifact import locked, replace_text
 from fettle.errors import UserError, did_you_mean
 
 Scope = Literal["infer", "publish", "admin"]
@@ -133,8 +132,7 @@ class KeyFile:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         before = os.umask(0o077)
         try:
-            with open(self.file.with_name(f".{self.file.name}.lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self.file.with_name(f".{self.file.name}.lock")):
                 yield
         finally:
             os.umask(before)

@@ -27,15 +27,6 @@ def hold(checkpoint: Path, held: Path) -> None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """No other process has the same file locked inside."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def one_of(files: Sequence[Path]) -> Iterator[None]:
     """No other process has the file locked inside that this one has: so many can be inside as there are files."""
     files[0].parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """A worker of Ray Tune: one process that has one trial after the other, so that torch and the frozen base are loaded
-once."""
+once; beside others on its machine, which share the base's memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Runner(tune.Trainable):
     def setup(self, config: dict[str, Any], sweep: Sweep | None = None) -> None:
         assert sweep is not None
         self.sweep = sweep
-        self.bases: KeptBases = {}
+        self.bases = KeptBases(sweep.out / "ray" / "bases" if sweep.concurrent > 1 else None)
         self.trial = Trial(sweep, sweep.own(config["trial"], self.trial_id), self.bases)
         os.environ |= worker_env(self.trial.last.cluster)
 

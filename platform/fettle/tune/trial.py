@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fettle.artifact import is_artifact, read_artifact
+from fettle.artifact import is_artifact, locked, read_artifact
 from fettle.errors import StageFailed
 from fettle.models.shared import KeptBases
 from fettle.output import print_into
@@ -28,7 +28,7 @@ from fettle.train.job import GroupMember, Job, LearnJob
 from fettle.train.progress import PROGRESS, curve
 from fettle.train.rounds import TOLD, Paused, Round, read_rounds, take_over, tell, write_rounds
 from fettle.train.worker import run_member
-from fettle.tune.holding import hold, locked, one_of
+from fettle.tune.holding import hold, one_of
 from fettle.tune.ledger import Ledger, Past, Row
 from fettle.tune.study import Sweep, figure, is_alone, measure_of, trial_id
 

@@ -116,6 +116,8 @@ def _check_room(recipe: Recipe, folder: Path, trials: Sequence[Sequence[Planned]
         is_large = not (isinstance(stage, PlannedLearning) and stage.adapter.is_beside)
         keep = stage.spec.num_checkpoints if isinstance(stage, PlannedLearning) else None
         weights += [(stage.origin.root, keep)] * (count if is_large else 1)
+        # Trials side by side share a copy in the type that they train over, at most twice as wide as the base's own.
+        weights += [(stage.origin.root, None)] * (0 if is_large else 2)
     check_disk(folder, weights)
     if spec.metric.evaluated is not None:
         number = spec.metric.evaluated[0]

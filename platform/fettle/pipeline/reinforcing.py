@@ -64,12 +64,10 @@ def plan_rl(
     code = tuple((name, digest_file(file)) for name, file in _code(recipe, stage) if file.is_file())
     fingerprint = hash_of(
         {
-            "stage": stage.model_dump(mode="json", exclude=_CHANGES_NOTHING),
+            "stage": _computed(stage, dict(code), {name: identity for name, (_, identity) in models.items()}),
             "prompts": [source.digest for source in prompts],
             "heldout": heldout.digest if heldout else None,
-            "models": {name: identity for name, (_, identity) in models.items()},
             "critic": critic[1] if critic else None,
-            "code": dict(code),
             **what_decides(recipe.seed, origin, adapter, cluster, precision, max_length),
         }
     )
@@ -188,6 +186,21 @@ def _code(recipe: Recipe, stage: RlStage) -> list[tuple[str, Path]]:
     """The user's own files that decide rewards and environments."""
     named = [one.function for one in (*stage.rewards, *stage.judges)] + [stage.environment]
     return [(name, recipe.resolve(name.rpartition(":")[0])) for name in named if name is not None]
+
+
+def _computed(stage: RlStage, code: dict[str, str], models: dict[str, str]) -> dict[str, Any]:
+    """The stage's keys that decide what it computes, files and models in place of where they lie."""
+    told = stage.model_dump(mode="json", exclude=_CHANGES_NOTHING)
+    for one in (*told["rewards"], *told["judges"]):
+        one["stage"] = models.get(one["stage"])
+        one["function"] = _named_in(one["function"], code)
+    told["environment"] = _named_in(stage.environment, code)
+    told["algorithm"].pop("critic")
+    return told
+
+
+def _named_in(name: str | None, code: dict[str, str]) -> str | None:
+    return f"{code.get(name)}:{name.rpartition(':')[2]}" if name is not None else None
 
 
 def _check_model(recipe: Recipe, stage: PlannedRl) -> None:

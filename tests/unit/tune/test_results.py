@@ -134,3 +134,10 @@ def test_a_trial_under_way_counts_as_far_as_it_has_come(swept, tmp_path):
 def test_a_trials_line_says_how_many_are_over_and_which_it_is(swept):
     rows = rows_of(("a", 1.0, "done"), ("b", 2.0, "stopped"))
     assert line(rows[1], 1, rows, swept().sweep).startswith("1/5    trial 2   2.0000  stopped")
+
+
+def test_a_recipe_for_another_folder_computes_the_same(root, tmp_path):
+    demo = load_recipe(root / "recipes/demo.yaml")  # its rewards are a function in a file, and an earlier stage
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(placed(demo, ["tiny"]), sort_keys=False))
+    here, there = (plan_stages(one, tmp_path) for one in (demo, load_recipe(tmp_path / "demo.yaml")))
+    assert [stage.fingerprint for stage in here] == [stage.fingerprint for stage in there]

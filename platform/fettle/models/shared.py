@@ -1,6 +1,6 @@
 """Frozen weights that are loaded once: the next stage of the same process that trains an adapter over the same base is
-given a model of its own whose weights are those that lie there already; other processes of the machine map the same file
-of them into their memory."""
+given a model of its own whose weights are those that lie there already; other processes of the machine map the same
+file of them into their memory."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fettle.cli.run import SetOption, UntilOption, parse_overrides
+from fettle.cli.run import SetOption, UntilOption, check_first, parse_overrides
 from fettle.errors import UserError
 from fettle.needs.machines import in_gib
 
@@ -41,6 +41,7 @@ def plan_command(
     if recipe is None:
         raise UserError("there is no recipe to plan", field="RECIPE", expected="a recipe, or --fit")
     overrides = parse_overrides(set_ or [])
+    check_first(recipe, overrides)
     from fettle.pipeline.plan import plan, refusal
 
     found = plan(recipe, overrides, until, gpus=gpus, on=on, price=price)

@@ -26,9 +26,17 @@ def run_command(
 ) -> None:
     """Train a recipe's stages: what is done is skipped, what was interrupted goes on."""
     overrides = parse_overrides(set_ or [])
+    check_first(recipe, overrides)
     from fettle.pipeline.runner import run
 
     run(recipe, out=out, set=overrides, until=until)
+
+
+def check_first(recipe: Path, overrides: dict[str, str], sweep: Path | None = None) -> None:
+    """Raises UserError for a slip in the recipe: at once, where the verb has seconds of imports before it reads it."""
+    from fettle.recipe import load_recipe
+
+    load_recipe(recipe, overrides, sweep)
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

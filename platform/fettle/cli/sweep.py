@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fettle.cli.run import SetOption, parse_overrides
+from fettle.cli.run import SetOption, check_first, parse_overrides
 
 
 def sweep_command(
@@ -23,6 +23,7 @@ def sweep_command(
 ) -> None:
     """Try many settings of a recipe, and write the best one down as OUT/best.yaml; what was interrupted goes on."""
     overrides = parse_overrides(set_ or [])
+    check_first(recipe, overrides, sweep)
     from fettle.tune.sweep import sweep as run_sweep
 
     run_sweep(recipe, sweep, out=out, set=overrides)

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -20,7 +21,6 @@ from fettle.errors import DoesNotFit, FettleError, StageFailed
 from fettle.recipe.cluster import ClusterSpec
 from fettle.train.checkpoint import Fence
 from fettle.train.job import Job, StageFunction
-from fettle.train.worker import run_stages
 
 RETRIES = 1
 _KEPT = "dirty_decay_ms:1000000000,muzzy_decay_ms:-1,oversize_threshold:33554432"
@@ -56,7 +56,7 @@ def _trainer(
 ) -> TorchTrainer:
     attempt = uuid.uuid4().hex[:4]  # one that goes on under the name of one that failed would fail with it
     return TorchTrainer(
-        run_stages,
+        _on_a_worker,
         train_loop_config={"stages": list(stages), "cluster": cluster, "fence": fence, "logs": logs},
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -71,6 +71,12 @@ def _trainer(
             worker_runtime_env={"env_vars": worker_env(cluster)},  # type: ignore[call-arg]  # V2 has it
         ),
     )
+
+
+def _on_a_worker(config: dict[str, Any]) -> None:
+    from fettle.train.worker import run_stages  # there alone: the driver needs nothing of what trains
+
+    run_stages(config)
 
 
 def progress_of(jobs: Sequence[Job]) -> list[int | None]:

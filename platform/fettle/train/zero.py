@@ -51,8 +51,8 @@ def load_deepspeed() -> Any:
     """The library, without MLflow: its autotuner, which nobody asks for, imports that wherever it is installed, which
     takes 2 s and 140 MiB in every worker (2026-11).
 
-    What it builds is built by the ninja beside Python, whether its environment is activated or not: another version does
-    not read the first one's log, and builds for half a minute what is there.
+    What it builds is built by the ninja beside Python, whether its environment is activated or not: another version
+    does not read the first one's log, and builds for half a minute what is there.
     """
     path, own = os.environ.get("PATH", ""), str(Path(sys.executable).parent)
     if path.split(os.pathsep)[0] != own:

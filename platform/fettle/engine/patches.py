@@ -5,33 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.lora.ops import torch_ops
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
 from vllm.model_executor.layers.activation import get_act_fn
 from vllm.model_executor.models import bloom
 
-_EXPANDS = ("bgmv_expand", "bgmv_expand_slice")
+from fettle.engine import lora_products
+
+_PRODUCTS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice", "sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
 
 
 class WorkerExtension:
     """Named to vLLM as `worker_extension_cls`: so this module is imported wherever a worker is made, before it runs."""
 
 
-def keep_base_rows() -> None:
-    """On a CPU a row without adapter keeps the base's output in a batch where other rows have one.
+def multiply_rows_together() -> None:
+    """LoRA's products on a CPU are `lora_products`': faster by far, and right for rows without an adapter.
 
     Upstream (0.32.0, vllm/lora/ops/torch_ops/lora_ops.py) marks such a row with slot -1 and indexes the weights with
-    it: the row gets the adapter of the last slot, and its log-probabilities are off by 1 to 2 nats. Zeroing its input
-    to the second product leaves the row as it was; linear, embedding and logits layers all pass through these two.
+    it: in a batch where other rows have one, it gets the adapter of the last slot, and its log-probabilities are off by
+    1 to 2 nats. Linear, embedding and logits layers all pass through these six.
     """
-    for name in _EXPANDS:
-        upstream = getattr(lora_ops, name)
-        if getattr(upstream, "keeps_base_rows", False):
-            continue
-        kept = _without_base_rows(upstream)
-        for module in (lora_ops, torch_ops, punica_cpu):  # each has bound the name for itself
-            setattr(module, name, kept)
+    for name in _PRODUCTS:
+        setattr(punica_cpu, name, getattr(lora_products, name))
 
 
 def approximate_blooms_gelu() -> None:
@@ -79,31 +75,12 @@ def permit_amx() -> None:
 
 
 def restore_upstream() -> None:
-    """Undoes `keep_base_rows`, for the test that shows the bug."""
-    for name in _EXPANDS:
-        patched = getattr(lora_ops, name)
-        for module in (lora_ops, torch_ops, punica_cpu):
-            setattr(module, name, getattr(patched, "upstream", patched))
+    """Undoes `multiply_rows_together`, for the test that shows the bug."""
+    for name in _PRODUCTS:
+        setattr(punica_cpu, name, getattr(lora_ops, name))
 
 
-def _without_base_rows(upstream: Any) -> Any:
-    def expand(
-        inputs: torch.Tensor,
-        lora_b_weights: torch.Tensor,
-        output_tensor: torch.Tensor,
-        lora_indices_tensor: torch.Tensor,
-        *rest: Any,
-        **named: Any,
-    ) -> None:
-        inputs = inputs.masked_fill((lora_indices_tensor < 0)[:, None], 0)
-        upstream(inputs, lora_b_weights, output_tensor, lora_indices_tensor, *rest, **named)
-
-    expand.keeps_base_rows = True  # type: ignore[attr-defined]
-    expand.upstream = upstream  # type: ignore[attr-defined]
-    return expand
-
-
-keep_base_rows()
+multiply_rows_together()
 approximate_blooms_gelu()
 survive_prompt_logprobs()
 permit_amx()

@@ -1,6 +1,6 @@
 """fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: useful tokens a second at equal loss, and peak memory.
 
-    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--quick]
+    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--core 0] [--quick]
 
 One thread, one core; rounds alternate; medians. All sides learn from the same tokens of the same records once, 32 a
 step, with the same optimizer and rate, and are judged by the same held-out answers (`sft_case.py`, `sft_sides.py`,
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--adapter", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--core", type=int, default=0, help="that all sides run on")
     parser.add_argument("--quick", action="store_true", help="few steps: whether it works, and no measurement")
     parser.add_argument("--no-llamafactory", action="store_true")
     options = parser.parse_args()
@@ -61,18 +62,19 @@ def main() -> None:
         _write(options.data, options.base, Path(folder), steps)
         for precision in options.precision:
             for adapter in options.adapter:
-                rows += _compared(Path(folder), options.base, precision, adapter, rounds, python)
-    write_results("sft", rows, "1 thread, 1 core", "quick" if options.quick else options.data.stem)
+                rows += _compared(Path(folder), options, precision, adapter, rounds, python)
+    variant = "-".join((options.data.stem, *options.adapter)) if len(options.adapter) == 1 else options.data.stem
+    write_results("sft", rows, f"1 thread, 1 core, {rounds} rounds", "quick" if options.quick else variant)
 
 
 def _compared(
-    folder: Path, base: str, precision: str, adapter: str, rounds: int, python: Path | None
+    folder: Path, options: argparse.Namespace, precision: str, adapter: str, rounds: int, python: Path | None
 ) -> list[dict[str, Any]]:
     sides = [side for side in ("fettle", *LIMITS) if python is not None or not side.startswith("llamafactory")]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
-            found[side].append(_measured(side, folder, base, precision, adapter, python))
+            found[side].append(_measured(side, folder, options, precision, adapter, python))
     middle = {
         side: {key: statistics.median(one[key] for one in told) for key in told[0]} for side, told in found.items()
     }
@@ -98,7 +100,7 @@ def _less_is_better(what: str, unit: str, ours: float, side: str, its: float) ->
 
 
 def _measured(
-    side: str, folder: Path, base: str, precision: str, adapter: str, python: Path | None
+    side: str, folder: Path, options: argparse.Namespace, precision: str, adapter: str, python: Path | None
 ) -> dict[str, float]:
     script, name, interpreter = "sft_sides.py", side, sys.executable
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -106,9 +108,9 @@ def _measured(
         script, name, interpreter = "sft_llamafactory.py", side.partition("-")[2], str(python)
     elif side == "fettle":
         environment |= worker_env(ClusterSpec())  # as a run's workers have it
-    command = ["taskset", "-c", "0", interpreter, str(ROOT / "benchmarks" / script), name, str(folder)]
+    command = ["taskset", "-c", str(options.core), interpreter, str(ROOT / "benchmarks" / script), name, str(folder)]
     done = subprocess.run(
-        [*command, str(resolve_base(base)), precision, adapter], env=environment, capture_output=True, text=True
+        [*command, str(resolve_base(options.base)), precision, adapter], env=environment, capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(f"{side}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")

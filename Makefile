@@ -3,7 +3,7 @@ TARGET ?= cpu
 READY := .venv/.ready-$(TARGET)
 BIN := .venv/bin
 
-.PHONY: demo test check chaos bench-sft lock clean
+.PHONY: demo test check chaos lock clean bench-sft bench-start bench-rl bench-serve bench-adapters bench-sweeps bench-data
 
 demo: $(READY)
 	$(BIN)/fettle demo
@@ -15,9 +15,24 @@ test: $(READY)
 chaos: $(READY)
 	$(BIN)/python benchmarks/chaos.py
 
-# fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: an hour.
+# fettle beside its peers and beside what nobody can beat; docs/benchmarks.md has the tables. An hour for sft, 5 to 30
+# minutes for each of the others, with nothing else on the machine.
 bench-sft: $(READY)
 	$(BIN)/python benchmarks/sft.py
+bench-start: $(READY)
+	for part in imports steps demo; do $(BIN)/python benchmarks/start.py $$part || exit; done
+bench-rl: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rl.py
+bench-serve: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve.py
+bench-adapters: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve_adapters.py
+	$(BIN)/python benchmarks/engine_lora.py
+bench-sweeps: $(READY)
+	for part in trials asha; do $(BIN)/python benchmarks/sweeps.py $$part || exit; done
+bench-data: $(READY)
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/data_tokens.py
 
 check: $(READY)
 	$(BIN)/ruff check .

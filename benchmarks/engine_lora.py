@@ -1,5 +1,5 @@
-"""What adapters cost an engine on a CPU: no adapter, and 1, 8 or 64 in a batch of 64 answers, by vLLM's own products and
-by `fettle.engine.lora_products`.
+"""What adapters cost an engine on a CPU: none, and 1, 8 or 64 in a batch of 64 answers, by vLLM's own products and by
+`fettle.engine.lora_products`.
 
     python benchmarks/engine_lora.py [--base FOLDER] [--rank 16] [--rounds 3]
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
@@ -129,14 +129,18 @@ def run(url: str, clients: int, seconds: float) -> list[float]:
 
 
 @contextmanager
-def vllm_server(model: Path, options: EngineOptions) -> Iterator[str]:
-    """vLLM's own server, with what fettle gives its engine."""
+def vllm_server(model: Path, options: EngineOptions, adapters: Sequence[Path] = ()) -> Iterator[str]:
+    """vLLM's own server, with what fettle gives its engine; adapters by their folders' names."""
     port = free_port()
     arguments = engine_arguments(model, options)
     words = ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served", "--disable-log-stats"]
     words += ["--disable-uvicorn-access-log", "--enforce-eager", "--no-enable-chunked-prefill"]
     for name in ("model", "dtype", "max_num_seqs", "max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"):
         words += [f"--{name.replace('_', '-')}", str(arguments[name])]
+    if adapters:
+        words += ["--enable-lora", "--lora-modules", *(f"{folder.name}={folder}" for folder in adapters)]
+        for name in ("max_loras", "max_lora_rank", "max_cpu_loras"):
+            words += [f"--{name.replace('_', '-')}", str(arguments[name])]
     environment = dict(os.environ)
     prepare_process(options)
     told, _ = dict(os.environ), os.environ.clear()

@@ -1,6 +1,6 @@
 """fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: useful tokens a second at equal loss, and peak memory.
 
-    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--core 0] [--quick]
+    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--core 0]
 
 One thread, one core; rounds alternate; medians. All sides learn from the same tokens of the same records once, 32 a
 step, with the same optimizer and rate, and are judged by the same held-out answers (`sft_case.py`, `sft_sides.py`,
@@ -59,7 +59,7 @@ def main() -> None:
     python = None if options.no_llamafactory else _llamafactory()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        _write(options.data, options.base, Path(folder), steps)
+        write_case(options.data, options.base, Path(folder), steps)
         for precision in options.precision:
             for adapter in options.adapter:
                 rows += _compared(Path(folder), options, precision, adapter, rounds, python)
@@ -118,7 +118,7 @@ def _measured(
     return told
 
 
-def _write(data: Path, base: str, folder: Path, steps: int) -> None:
+def write_case(data: Path, base: str, folder: Path, steps: int) -> None:
     """Tokens of the records that are learned from, and of those that judge."""
     tokenizer = load_tokenizer(resolve_base(base))
     rows = [

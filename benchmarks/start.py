@@ -1,0 +1,171 @@
+"""What fettle itself takes: from a command to its first step, between stages, and of a step's time.
+
+    python benchmarks/start.py demo       # the demo's five stages and its endpoint: where its minutes go
+    python benchmarks/start.py imports    # what driver, worker and engine import before they are of use
+    python benchmarks/start.py steps      # a step in a Ray Train worker, with and without DeepSpeed, and in a bare loop
+
+demo and steps are whole commands, as a user types them; imports are seconds of one process, by Python's own account.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from house_format import ROOT, row, write_results
+
+FETTLE = [sys.executable, "-u", "-c", "from fettle.cli.main import main; main()"]
+SHARED = ROOT.parent / "shared"
+IMPORTS = {
+    "driver of a run": "import fettle.pipeline.runner",
+    "worker of a stage": "import fettle.train.worker, fettle.train.stage; from fettle.train.zero import load_deepspeed;"
+    " load_deepspeed(); from transformers import AutoModelForCausalLM, AutoTokenizer; AutoTokenizer.from_pretrained",
+    "engine": "import fettle.engine.vllm",
+}
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "deepspeed",
+    "ray",
+    "vllm",
+    "fettle",
+    "datasets",
+    "pandas",
+)
+GROUPS = ((1, 0), (1, 2), (2, 0), (2, 2))
+STEPS, WARM_UP = 16, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("demo", "imports", "steps"))
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {"demo": demo, "imports": imports, "steps": steps}[told.part](Path(folder))
+    write_results("start", rows, "2 cores", told.part)
+
+
+def demo(folder: Path) -> list[dict[str, Any]]:
+    """When each line of the demo appeared, and of each stage its first and its last step."""
+    began, lines = time.time(), list[tuple[float, str]]()
+    process = subprocess.Popen([*FETTLE, "demo", "--out", str(folder / "demo")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append((time.time() - began, line))
+    if process.wait():
+        sys.exit("".join(line for _, line in lines))
+    ended = time.time() - began
+    rows, before = [], 0.0
+    for number in ("1  Train", "starting", "2  Serve", "answers as", "all of it took"):
+        at = next(seconds for seconds, line in lines if number in line)
+        rows.append(_seconds(f"demo: until '{number.strip()}'", at, "the demo", ended))
+    report = json.loads((folder / "demo" / "report.json").read_text())
+    for stage in report["stages"]:
+        for file in (folder / "demo" / "stages").glob(f"{stage['name']}-*/progress.jsonl"):
+            steps = [json.loads(line) for line in file.read_text().splitlines()]
+            first, last = steps[0]["time"] - began, steps[-1]["time"] - began
+            rows.append(
+                _seconds(f"demo: {stage['name']}: until its first step has ended", first - before, "the demo", ended)
+            )
+            rows.append(_seconds(f"demo: {stage['name']}: the steps after it", last - first, "the demo", ended))
+            before = last
+    for one in rows:
+        print(f"{one['what']:<55} {one['fettle']:6.1f} s")
+    return [*rows, _seconds("demo: the whole command", ended, "five minutes", 300.0)]
+
+
+def imports(folder: Path) -> list[dict[str, Any]]:
+    """Seconds of each kind of process, and of the libraries in them: what a library imports itself counts as its."""
+    rows = []
+    for what, program in IMPORTS.items():
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-c", program],
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            sys.exit(done.stderr[-2000:])
+        own: dict[str, float] = dict.fromkeys(LIBRARIES, 0.0)
+        total = 0.0
+        for found in re.finditer(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", done.stderr):
+            seconds, name = int(found[1]) / 1e6, found[2].partition(".")[0]
+            total += seconds
+            if name in own:
+                own[name] += seconds
+        print(
+            f"{what:<20} {total:5.1f} s: "
+            + ", ".join(f"{name} {took:.1f}" for name, took in own.items() if took > 0.05)
+        )
+        rows.append(_seconds(f"imports of the {what}", total, "torch alone", own["torch"]))
+    return rows
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    """Useful tokens a second of groups of workers, of one thread each, against the bare loop of `sft_sides.py`."""
+    from sft import write_case
+    from sft_case import SEQUENCES
+
+    is_there = SHARED.is_dir()
+    data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
+    base = str(SHARED / "models/base-8m") if is_there else str(ROOT / "platform/fettle/assets/tiny")
+    write_case(data, base, folder, STEPS)
+    command = ["taskset", "-c", "0", sys.executable, str(ROOT / "benchmarks/sft_sides.py"), "bare", str(folder), base]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([*command, "fp32", "full"], env=environment, capture_output=True, text=True)
+    bare = json.loads(done.stdout.splitlines()[-1])["speed"]
+    print(f"bare loop, one core: {bare:,.0f} tokens/s", flush=True)
+    found = {}
+    for workers, zero in GROUPS:
+        stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS, "lr": 5e-4}
+        cluster = {"workers": workers, "zero": zero, "precision": "fp32", "cpus_per_worker": 1}
+        recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
+        file = folder / f"{workers}-{zero}.yaml"
+        file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"batch": {"sequences": SEQUENCES}}]}))
+        done = subprocess.run(
+            [*FETTLE, "run", str(file), "--out", str(folder / file.stem)], capture_output=True, text=True
+        )
+        if done.returncode:
+            sys.exit(done.stdout + done.stderr)
+        (progress,) = (folder / file.stem / "stages").glob("*/progress.jsonl")
+        found[workers, zero] = _speed([json.loads(line) for line in progress.read_text().splitlines()])
+        ratio = found[workers, zero] / bare
+        print(
+            f"{workers} worker(s), ZeRO {zero}: {found[workers, zero]:,.0f} tokens/s, {ratio:.2f} of the bare loop",
+            flush=True,
+        )
+    rows = [
+        row(f"a step, {workers} workers, ZeRO {zero}", "tokens/s", speed, "bare loop", bare, speed / bare, limit=True)
+        for (workers, zero), speed in found.items()
+    ]
+    ratio = found[2, 0] / found[1, 0]
+    print(f"two workers are {ratio:.2f} times one")
+    return [*rows, row("two workers, ZeRO 0", "tokens/s", found[2, 0], "one worker", found[1, 0], ratio, limit=False)]
+
+
+def _speed(steps: list[dict[str, Any]]) -> float:
+    """Tokens a second, of the median step after the first ones."""
+    pairs = list(itertools.pairwise(steps))[WARM_UP:]
+    return statistics.median(after["tokens"] / (after["seconds"] - before["seconds"]) for before, after in pairs)
+
+
+def _seconds(what: str, ours: float, peer: str, its: float) -> dict[str, Any]:
+    return row(what, "s", round(ours, 2), peer, round(its, 2), its / max(ours, 1e-3), limit=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -37,7 +37,7 @@ from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from house_format import row, write_results
 
-LATENCY_MS, THROUGHPUT = 10.0, 0.9
+LATENCY_MS, THROUGHPUT, FIRST = 10.0, 0.9, 1.5
 _TOKENS, _ROUNDS, _CLIENTS = 32, 3, (1, 8, 32)
 _SERVER = "vllm.entrypoints.openai.api_server"
 
@@ -74,6 +74,7 @@ def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:
     ours = serve(model, port=free_port(), name="served", replicas=1, options=options, say=print)
     with ray_session(), vllm_server(model, options) as theirs, ours as at:
         sides = {"fettle": at.url, "vLLM": theirs}
+        first = {side: 1000 * ask(requests.Session(), url) for side, url in sides.items()}
         for url in sides.values():
             run(url, 2, 3.0)
         for clients in _CLIENTS:
@@ -82,7 +83,18 @@ def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:
                 for side, url in sides.items():
                     found[side].append(run(url, clients, seconds))
             rows += compared(name, clients, seconds, found)
+            if clients == 1:
+                rows.append(beside_the_median(name, first, found))
     return rows
+
+
+def beside_the_median(name: str, first: dict[str, float], found: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """The first request after the endpoint was ready, in medians of one client's. first: ms."""
+    times = {side: first[side] / (1000 * statistics.median(chain.from_iterable(told))) for side, told in found.items()}
+    what = f"{name}: the first request after ready (wanted: at most {FIRST})"
+    return row(
+        what, "medians", times["fettle"], "vLLM's server", times["vLLM"], times["vLLM"] / times["fettle"], limit=False
+    )
 
 
 def compared(name: str, clients: int, seconds: float, found: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
@@ -108,17 +120,22 @@ def compared(name: str, clients: int, seconds: float, found: dict[str, list[list
     ]
 
 
+def ask(session: requests.Session, url: str) -> float:
+    """Seconds of one request."""
+    body = {"model": "served", "prompt": [5, 6, 7, 8], "max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True}
+    began = time.monotonic()
+    session.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
+    return time.monotonic() - began
+
+
 def run(url: str, clients: int, seconds: float) -> list[float]:
     """Seconds of each request that ended in that time."""
     stop = threading.Event()
-    body = {"model": "served", "prompt": [5, 6, 7, 8], "max_tokens": _TOKENS, "temperature": 0, "ignore_eos": True}
 
     def client(_: int) -> list[float]:
         session, found = requests.Session(), []
         while not stop.is_set():
-            began = time.monotonic()
-            session.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
-            found.append(time.monotonic() - began)
+            found.append(ask(session, url))
         return found
 
     with ThreadPoolExecutor(clients) as pool:

@@ -18,14 +18,14 @@ HEAD = """# Measured
 Written by `python benchmarks/tables.py` from the newest files in [benchmarks/results](../benchmarks/results); each
 table names the command that measures it again. A peer runs in the same run on the same work, in turns with fettle, and
 is installed from its package. **Ratios above 1 are fettle's**: of times and sizes the peer's by fettle's, of speeds
-fettle's by the peer's. A row in *italics* is beside a limit, not beside a peer: what nobody can beat, or what was set as
-a bound. Machines are noisy: what two files say is comparable only where one run wrote both.
+fettle's by the peer's. A row in *italics* is beside a limit, not beside a peer: what nobody can beat, or what was set
+as a bound. Machines are noisy: what two files say is comparable only where one run wrote both.
 """
 TAIL = """## Not measured here
 
 | | why | where it could be |
 |---|---|---|
-| verl, OpenRLHF | start on GPUs alone (verl#3266; OpenRLHF pins flash-attn) | a machine of 8 GPUs, with the prompts of `recipes/gsm8k-grpo.yaml` |
+| verl, OpenRLHF | start on GPUs alone (verl#3266; OpenRLHF pins flash-attn) | 8 GPUs, `recipes/gsm8k-grpo.yaml` |
 | Unsloth | its kernels are Triton's | one GPU, with the settings of `benchmarks/sft_sides.py` |
 | LoRAX | a container for CUDA | one GPU, with the clients of `benchmarks/serve_adapters.py` |
 | Ray Serve LLM | runs on a CPU, and has no side in `serve.py` yet; takes adapters from remote addresses alone | here |
@@ -48,9 +48,9 @@ TABLES = (
         "Fine-tuning",
         ("sft-alpaca_en_demo", "sft-alpaca_en_demo-full", "sft-alpaca_en_demo-lora"),
         "make bench-sft",
-        "The `sft` stage, TRL's SFTTrainer, LLaMA-Factory and a bare packed loop on the same tokens of the same records,"
-        " with the same optimizer and rate; the held-out loss is of the same answers. Padded and packed say how a side"
-        " fills its batches; `trl-default` is TRL as it comes.",
+        "The sft stage, TRL's SFTTrainer, LLaMA-Factory and a bare packed loop on the same tokens of the same records,"
+        " with the same optimizer and rate; the held-out loss is of the same answers. Padded and packed say how a"
+        " side fills its batches; `trl-default` is TRL as it comes.",
     ),
     Table(
         "From a command to its first step",

@@ -43,6 +43,7 @@ fi
 echo "installing the $target set into .venv"
 "${install[@]}"
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+.venv/bin/python -m compileall -q platform/fettle # as above, where Python itself writes none
 mkdir -p .venv/share/fettle && sed -n 's/^\([a-z0-9._-]*==[^ ]*\).*/\1/p' "requirements/$target.txt" >.venv/share/fettle/set.txt # `fettle doctor` compares
 
 # What would be built or looked up at the first use, inside a worker or an engine: once, here, side by side.

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 IGNORE = -100
-_FULL = 0.98
+_EVEN = 20_000
+"""Tokens of a row's length at which attention takes as long as all else: of a model of a billion weights on a CPU,
+where attention sees whole rows. Of small models it does sooner; kernels that skip other examples never get there."""
 
 
 class Encoded(Protocol):
@@ -61,24 +63,17 @@ def share_out(lengths: Sequence[int], bins: int) -> list[list[int]]:
 
 
 def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
-    """Positions of `lengths` in rows of nearly equal length: the shortest rows that are 98 % full, else the fullest.
+    """Positions of `lengths` in rows of nearly equal length, as many rows as cost least: padding costs in full, and a
+    token of a row that is longer by _EVEN costs twice as much, for its attention.
 
-    Shorter rows cost less attention. Rows of at most twice `max_length` are tried, since a few long examples do not
-    divide evenly over shorter ones. Best-fit decreasing into rows of `max_length`, the usual way, leaves the last row
-    half empty: over Alpaca's steps mostly 86 to 96 % full on average where these are 98 to 99.8 %. Attention costs half
-    of that at 2048 tokens, half as much again at 512 (2026-11, `benchmarks/data_tokens.py`).
+    Rows of at most twice `max_length` are tried, since a few long examples do not divide evenly over shorter ones.
+    Best-fit decreasing into rows of `max_length`, the usual way, leaves the last row half empty: over Alpaca's steps
+    mostly 86 to 96 % full on average where these are 98 to 99.8 % (`benchmarks/data_tokens.py`).
     """
     total, longest = sum(lengths), max(lengths)
     fewest = -(-total // (2 * max_length))
-    fullest, best = 0.0, []  # type: float, list[list[int]]
-    for num_rows in range(max(fewest, total // longest), fewest - 1, -1):
-        rows = share_out(lengths, num_rows)
-        filled = total / (num_rows * _width(rows, lengths))
-        if filled > fullest:
-            fullest, best = filled, rows
-        if filled >= _FULL:
-            break
-    return best
+    tried = [share_out(lengths, num_rows) for num_rows in range(max(fewest, total // longest), fewest - 1, -1)]
+    return min(tried, key=lambda rows: len(rows) * (width := _width(rows, lengths)) * (_EVEN + width))
 
 
 def _width(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:

@@ -71,8 +71,12 @@ def large(folder: Path) -> Path:
 def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:
     options = EngineOptions(dtype="float32", max_num_seqs=64, max_model_len=256, threads=1)
     rows = []
-    ours = serve(model, port=free_port(), name="served", replicas=1, options=options, say=print)
-    with ray_session(), vllm_server(model, options) as theirs, ours as at:
+    more: dict[str, Any] = {"name": "served", "replicas": 1, "options": options}
+    with (
+        ray_session(),
+        vllm_server(model, options) as theirs,
+        serve(model, port=free_port(), **more, say=print) as at,
+    ):
         sides = {"fettle": at.url, "vLLM": theirs}
         first = {side: 1000 * ask(requests.Session(), url) for side, url in sides.items()}
         for url in sides.values():

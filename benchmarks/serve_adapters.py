@@ -43,8 +43,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         adapters = make_adapters(Path(folder), ADAPTERS)
         named = {one.name: one for one in adapters}
-        ours = serve("tiny", port=free_port(), adapters=named, replicas=1, options=options, places=ADAPTERS, say=print)
-        with ray_session(), vllm_server(BUNDLED["tiny"], options, adapters) as theirs, ours as at:
+        more: dict[str, Any] = {"adapters": named, "replicas": 1, "options": options, "places": ADAPTERS}
+        with (
+            ray_session(),
+            vllm_server(BUNDLED["tiny"], options, adapters) as theirs,
+            serve("tiny", port=free_port(), **more, say=print) as at,
+        ):
             sides = {"fettle": at.url, "vLLM": theirs}
             for url in sides.values():
                 run(url, 8, 5.0, asks(ADAPTERS, "uniform"))

@@ -124,11 +124,10 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
     base = str(SHARED / "models/base-8m") if is_there else str(ROOT / "platform/fettle/assets/tiny")
     write_case(data, base, folder, STEPS)
-    command = ["taskset", "-c", "0", sys.executable, str(ROOT / "benchmarks/sft_sides.py"), "bare", str(folder), base]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run([*command, "fp32", "full"], env=environment, capture_output=True, text=True)
-    bare = json.loads(done.stdout.splitlines()[-1])["speed"]
+    (bare,) = _bare(folder, base, 1)
     print(f"bare loop, one core: {bare:,.0f} tokens/s", flush=True)
+    most = sum(_bare(folder, base, 2)) / bare
+    print(f"two bare loops beside each other, which share nothing: {most:.2f} times one", flush=True)
     found = {}
     for workers, zero in GROUPS:
         stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS, "lr": 5e-4}
@@ -154,7 +153,23 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     ]
     ratio = found[2, 0] / found[1, 0]
     print(f"two workers are {ratio:.2f} times one")
-    return [*rows, row("two workers, ZeRO 0", "tokens/s", found[2, 0], "one worker", found[1, 0], ratio, limit=False)]
+    beside = "two bare loops beside each other, in loops alone"
+    return [
+        *rows,
+        row("two workers, ZeRO 0", "tokens/s", found[2, 0], "one worker", found[1, 0], ratio, limit=False),
+        row("two workers, ZeRO 0, in workers alone", "times", ratio, beside, most, ratio / most, limit=True),
+    ]
+
+
+def _bare(folder: Path, base: str, count: int) -> list[float]:
+    """Tokens a second of so many bare loops at a time, on a core each."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    program = [sys.executable, str(ROOT / "benchmarks/sft_sides.py"), "bare", str(folder), base, "fp32", "full"]
+    started = [
+        subprocess.Popen(["taskset", "-c", str(core), *program], env=environment, stdout=subprocess.PIPE, text=True)
+        for core in range(count)
+    ]
+    return [json.loads(one.communicate()[0].splitlines()[-1])["speed"] for one in started]
 
 
 def _speed(steps: list[dict[str, Any]]) -> float:

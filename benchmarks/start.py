@@ -148,7 +148,15 @@ def steps(folder: Path) -> list[dict[str, Any]]:
             flush=True,
         )
     rows = [
-        row(f"a step, {workers} workers, ZeRO {zero}", "tokens/s", speed, "bare loop", bare, speed / bare, limit=True)
+        row(
+            f"a step, {workers} worker{'s' * (workers > 1)}, ZeRO {zero}",
+            "tokens/s",
+            speed,
+            "bare loop",
+            bare,
+            speed / bare,
+            limit=True,
+        )
         for (workers, zero), speed in found.items()
     ]
     ratio = found[2, 0] / found[1, 0]

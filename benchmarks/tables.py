@@ -57,7 +57,7 @@ TABLES = (
         ("start-demo", "start-imports", "start-steps"),
         "make bench-start",
         "What fettle itself takes: the demo's minutes, the imports of its processes, and a step in a Ray Train worker"
-        " against the bare loop.",
+        " against the bare loop, which has glibc's allocator where workers have jemalloc.",
     ),
     Table(
         "Reinforcement learning",

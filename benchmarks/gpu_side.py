@@ -107,6 +107,9 @@ def trl(case: Case, shape: str, base: Path, steps: int, folder: Path) -> list[fl
 
 def _alone(backend: str) -> None:
     """A process group of one, as Ray Train would have made it."""
+    from fettle.train.zero import load_deepspeed
+
+    load_deepspeed()  # as a worker does first, so that its op is not built by another ninja than at set-up
     told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     os.environ |= told
     torch.distributed.init_process_group(backend, rank=0, world_size=1)

@@ -27,12 +27,35 @@ def expanded(expand: Any) -> list[float]:
 
 
 def test_upstream_gives_base_rows_the_last_slots_adapter() -> None:
-    """When this fails, vLLM has mended it."""
+    """When this fails, vLLM has mended it: see whether its products are as fast, then delete ours."""
     assert expanded(lora_ops.bgmv_expand) == [2.0, 10.0, 10.0]
 
 
 def test_base_rows_keep_the_bases_output() -> None:
     assert expanded(patches.punica_cpu.bgmv_expand) == [2.0, 0.0, 10.0]
+
+
+def test_base_rows_are_kept_in_slices_too() -> None:
+    rows = torch.zeros(3, 2)
+    patches.punica_cpu.bgmv_expand_slice(torch.ones(3, 1), B, rows, SLOTS, 1, 1, True)
+
+    assert rows.tolist() == [[0.0, 2.0], [0.0, 0.0], [0.0, 10.0]]
+
+
+def test_base_rows_are_kept_in_prefill_where_rows_are_grouped() -> None:
+    rows = torch.zeros(4, 1)
+    lengths = torch.tensor([1, 2, 1])
+    patches.punica_cpu.sgmv_expand(torch.ones(4, 1), B, rows, torch.tensor([0, 1, 3]), lengths, SLOTS, 3, 2, 4, True)
+
+    assert rows.flatten().tolist() == [2.0, 0.0, 0.0, 10.0]
+
+
+def test_patching_twice_is_patching_once() -> None:
+    before = patches.punica_cpu.bgmv_expand
+
+    patches.multiply_rows_together()
+
+    assert patches.punica_cpu.bgmv_expand is before
 
 
 def test_blooms_activation_is_that_of_transformers() -> None:

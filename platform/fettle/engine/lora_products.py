@@ -37,7 +37,7 @@ def sgmv_shrink(
 ) -> None:
     """output (tokens × rank) = scaling · inputs (tokens × in) · A of each run of tokens. weights: slots × [1 ×] rank ×
     in. lengths, slots: of the runs, `slots` -1 for one without an adapter."""
-    _shrink(inputs, weights, output, _rows(tuple(slots.tolist()), tuple(lengths.tolist())), scaling)
+    _shrink(inputs, weights, output, _rows_of_runs(slots, lengths), scaling)
 
 
 def bgmv_shrink(
@@ -61,7 +61,7 @@ def sgmv_expand(
 ) -> None:
     """output (tokens × out) = [output +] inputs (tokens × rank) · B of each run of tokens. weights: slots × [1 ×] out ×
     rank, of which the first columns are taken where they are padded otherwise than the output."""
-    _expand(inputs, weights, output, _rows(tuple(slots.tolist()), tuple(lengths.tolist())), add_inputs)
+    _expand(inputs, weights, output, _rows_of_runs(slots, lengths), add_inputs)
 
 
 def bgmv_expand(
@@ -87,7 +87,7 @@ def sgmv_expand_slice(
 ) -> None:
     """As `sgmv_expand`, into some of the output's columns."""
     columns = output[:, slice_offset : slice_offset + slice_size]
-    _expand(inputs, weights, columns, _rows(tuple(slots.tolist()), tuple(lengths.tolist())), add_inputs)
+    _expand(inputs, weights, columns, _rows_of_runs(slots, lengths), add_inputs)
 
 
 def bgmv_expand_slice(
@@ -139,6 +139,10 @@ def _products(inputs: torch.Tensor, weights: torch.Tensor, dtype: torch.dtype, r
     if len(found) == 1:
         return found[0]
     return torch.cat(found) if found else inputs.new_empty(0, matrices.shape[1])
+
+
+def _rows_of_runs(slots: torch.Tensor, lengths: torch.Tensor) -> Rows:
+    return _rows(tuple(slots.tolist()), tuple(lengths.tolist()))
 
 
 def _rows_of_each(slots: torch.Tensor, inputs: torch.Tensor) -> Rows:

@@ -21,6 +21,7 @@ from fettle.data.batches import collate
 from fettle.data.tokens import TokenExample
 from fettle.models.attention import Attention, plain
 from fettle.models.precision import LOW
+from fettle.models.record_attention import attend_by_record
 from fettle.needs.few_layers import checkpoint_layers, cycle_of, few_layers
 from fettle.needs.trace import config_of
 from fettle.pipeline.trial import Trial
@@ -84,6 +85,8 @@ def _model(
 ) -> Any:
     """Of so many layers; the two depths stay while other keys are tried."""
     model = few_layers(config_of(config), depth, adapter, precision, attention, device=device)
+    if device == "cpu":
+        attend_by_record(model)
     add_fused_lm_head(plain(model), outputs=("log_probs",))
     return model.train()
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from fettle.data.batches import IGNORE
 from fettle.models import adapters
 from fettle.models.base import load_weights
+from fettle.models.record_attention import attend_by_record
 from fettle.models.stored import Stored
 from fettle.recipe.distill import DistillStage
 from fettle.train import logprobs
@@ -60,7 +61,10 @@ class BesideTask(CausalTask, ABC):
 
     def prepare(self, trainer: Any) -> None:
         """Moves the teacher to this worker's device."""
-        self.teacher.to(trainer.args.device)
+        device = trainer.args.device
+        self.teacher.to(device)
+        if device.type == "cpu":
+            attend_by_record(self.teacher)
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """`_loss`, summed over the labels, in nats, a scalar."""

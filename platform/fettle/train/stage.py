@@ -21,6 +21,7 @@ from fettle.models.base import digest_of, dtype_of, load_tokenizer, load_weights
 from fettle.models.layers import freeze_below
 from fettle.models.licences import inherited
 from fettle.models.precision import frozen_dtype
+from fettle.models.record_attention import attend_by_record
 from fettle.models.shared import frozen_from
 from fettle.models.stored import Quantised
 from fettle.train.checkpoint import Checkpoints, wait_for
@@ -104,7 +105,7 @@ def train_stage(
     tokenizer = load_tokenizer(base, job.chat_template)
     report = StageReport(job, steps, write=member.rank == 0)
     model = merged if merged is not None else _load(job, base, member, task)
-    _attend(job, model)
+    _attend(job, member, model)
     if rates is not None:
         rates.freeze(model)
     notice = SaveOnNotice(writer, job.saves_after, member.is_leaving)
@@ -218,11 +219,13 @@ def _checkpoints_gradients(job: LearnJob, member: GroupMember) -> bool:
     return by_default if told is None else told
 
 
-def _attend(job: LearnJob, model: PreTrainedModel | PeftModel) -> None:
+def _attend(job: LearnJob, member: GroupMember, model: PreTrainedModel | PeftModel) -> None:
     try:
         attend(model, job.spec.attention)
     except ValueError as error:
         raise UserError(f"stages.{job.name}.attention: {error}", fix="remove it, or say attention: auto") from None
+    if member.cluster.gpus_per_worker == 0:
+        attend_by_record(model)
 
 
 def _choose_layers(job: LearnJob, model: PreTrainedModel | PeftModel) -> list[TrainerCallback]:

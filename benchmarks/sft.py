@@ -1,10 +1,12 @@
 """fettle's sft stage beside TRL, LLaMA-Factory and a bare loop: useful tokens a second at equal loss, and peak memory.
 
-    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--core 0]
+    python benchmarks/sft.py [--data FILE] [--precision fp32 bf16] [--adapter full lora] [--rounds 3] [--cores 0 1]
 
-One thread, one core; rounds alternate; medians. All sides learn from the same tokens of the same records once, 32 a
-step, with the same optimizer and rate, and are judged by the same held-out answers (`sft_case.py`, `sft_sides.py`,
-`sft_llamafactory.py`). LLaMA-Factory is installed from its package, once, into `~/.cache/fettle/bench/llamafactory`;
+A side is a process of one thread on one core; each precision and kind of training has a core for itself meanwhile, on
+which its sides take turns; medians. All learn from the same tokens of the same records once, 32 a step, with the same
+optimizer and rate, in micro-batches of about as many tokens, and are judged by the same held-out answers
+(`sft_case.py`, `sft_sides.py`, `sft_llamafactory.py`). The padded sides, at half the speed and less, run in the first
+round alone. LLaMA-Factory is installed from its package, once, into `~/.cache/fettle/bench/llamafactory`;
 `--no-llamafactory` leaves it out.
 """
 
@@ -17,7 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from fettle.data.encode import encode
@@ -38,7 +42,8 @@ LIMITS = {
     "llamafactory-padded": 2.4,
     "trl-default": None,
 }
-_HELDOUT = 100
+ONCE = ("trl-padded", "trl-default", "llamafactory-padded")
+_HELDOUT = 50
 
 
 def main() -> None:
@@ -50,31 +55,37 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--adapter", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--core", type=int, default=0, help="that all sides run on")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="that it may use")
     parser.add_argument("--quick", action="store_true", help="few steps: whether it works, and no measurement")
     parser.add_argument("--no-llamafactory", action="store_true")
     options = parser.parse_args()
     steps, rounds = (4, 1) if options.quick else (options.steps, options.rounds)
     python = None if options.no_llamafactory else _llamafactory()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    cores: Queue[int] = Queue()
+    for core in options.cores:
+        cores.put(core)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(options.cores)) as pool:
         write_case(options.data, options.base, Path(folder), steps)
-        for precision in options.precision:
-            for adapter in options.adapter:
-                rows += _compared(Path(folder), options, precision, adapter, rounds, python)
+        kinds = [(precision, adapter) for adapter in options.adapter for precision in options.precision]
+        tables = pool.map(lambda kind: _compared(Path(folder), options.base, *kind, rounds, python, cores), kinds)
+        rows = [one for table in tables for one in table]
     variant = "-".join((options.data.stem, *options.adapter)) if len(options.adapter) == 1 else options.data.stem
-    write_results("sft", rows, f"1 thread, 1 core, {rounds} rounds", "quick" if options.quick else variant)
+    used = f"1 thread, 1 core a side, {rounds} rounds, {min(len(options.cores), len(kinds))} cores in use"
+    write_results("sft", rows, used, "quick" if options.quick else variant)
 
 
 def _compared(
-    folder: Path, options: argparse.Namespace, precision: str, adapter: str, rounds: int, python: Path | None
+    folder: Path, base: str, precision: str, adapter: str, rounds: int, python: Path | None, cores: Queue[int]
 ) -> list[dict[str, Any]]:
+    core = cores.get()
     sides = [side for side in ("fettle", *LIMITS) if python is not None or not side.startswith("llamafactory")]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(rounds):
+    for number in range(rounds):
         for side in sides:
-            found[side].append(_measured(side, folder, options, precision, adapter, python))
+            if number == 0 or side not in ONCE:
+                found[side].append(_measured(side, folder, base, precision, adapter, python, core))
+    cores.put(core)
     middle = {
         side: {key: statistics.median(one[key] for one in told) for key in told[0]} for side, told in found.items()
     }
@@ -100,7 +111,7 @@ def _less_is_better(what: str, unit: str, ours: float, side: str, its: float) ->
 
 
 def _measured(
-    side: str, folder: Path, options: argparse.Namespace, precision: str, adapter: str, python: Path | None
+    side: str, folder: Path, base: str, precision: str, adapter: str, python: Path | None, core: int
 ) -> dict[str, float]:
     script, name, interpreter = "sft_sides.py", side, sys.executable
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -108,13 +119,14 @@ def _measured(
         script, name, interpreter = "sft_llamafactory.py", side.partition("-")[2], str(python)
     elif side == "fettle":
         environment |= worker_env(ClusterSpec())  # as a run's workers have it
-    command = ["taskset", "-c", str(options.core), interpreter, str(ROOT / "benchmarks" / script), name, str(folder)]
+    command = ["taskset", "-c", str(core), interpreter, str(ROOT / "benchmarks" / script), name, str(folder)]
     done = subprocess.run(
-        [*command, str(resolve_base(options.base)), precision, adapter], env=environment, capture_output=True, text=True
+        [*command, str(resolve_base(base)), precision, adapter], env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        sys.exit(f"{side}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise SystemExit(f"{side}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {precision} {adapter:5} {side:20} {told['speed']:7,.0f} tokens/s", flush=True)
     return told
 
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 LR, BETAS, CLIP, MAX_LENGTH, SEQUENCES, WARM_UP = 5e-4, (0.9, 0.95), 1.0, 512, 32, 2
 LORA_R = 16
+AT_ONCE = 2  # rows of a micro-batch: all of a step's at once take TRL three times as long on a CPU, for the memory
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Case:
         return len(self.train) // SEQUENCES
 
     @property
-    def rows(self) -> int:
-        """Packed rows of MAX_LENGTH that hold about SEQUENCES records."""
-        return max(1, round(self.tokens / self.steps / MAX_LENGTH))
+    def accumulate(self) -> int:
+        """Micro-batches of a step, of AT_ONCE packed rows each."""
+        return max(1, round(self.tokens / self.steps / MAX_LENGTH / AT_ONCE))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from llamafactory.data.processor.processor_utils import greedy_knapsack
 from llamafactory.train.tuner import run_exp
 from transformers import AutoModelForCausalLM
 
-from sft_case import BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
+from sft_case import AT_ONCE, BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
 
 
 def rows_of(case: Case, *, packed: bool) -> list[dict[str, list[int]]]:
@@ -57,7 +57,7 @@ def main() -> None:
     case, packed, clock = Case(Path(folder), base, precision, adapter), side == "packed", Clock()
     with tempfile.TemporaryDirectory() as scratch:
         DatasetDict(train=Dataset.from_list(rows_of(case, packed=packed))).save_to_disk(f"{scratch}/tokens")
-        each = case.rows if packed else 8
+        each = AT_ONCE if packed else 8
         args: dict[str, Any] = {
             "stage": "sft",
             "do_train": True,
@@ -69,7 +69,7 @@ def main() -> None:
             "finetuning_type": adapter,
             "output_dir": f"{scratch}/out",
             "per_device_train_batch_size": each,
-            "gradient_accumulation_steps": 1 if packed else SEQUENCES // each,
+            "gradient_accumulation_steps": case.accumulate if packed else SEQUENCES // each,
             "num_train_epochs": 1,
             "learning_rate": LR,
             "lr_scheduler_type": "constant",

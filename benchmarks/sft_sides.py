@@ -4,7 +4,8 @@
 
 bare: what one would write by hand: exact packing, cross-entropy, backward, clip, AdamW: the limit. trl-default: TRL's
 SFTTrainer as it comes (padded, gradient checkpointing, bf16). trl-padded, trl-packed: at the told precision, without
-checkpointing. All learn from the same tokens once, SEQUENCES records a step, at the same constant rate.
+checkpointing. All learn from the same tokens once, SEQUENCES records a step, at the same constant rate, in
+micro-batches of AT_ONCE rows of MAX_LENGTH tokens where they pack, of 8 records where they pad.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import one_stage
+from fettle.data.batches import IGNORE
 from fettle.data.tokens import TokenExample, write_tokens
 from fettle.models.adapters import resume
 from fettle.models.base import load_weights, resolve_base
@@ -35,7 +37,7 @@ from fettle.train.job import GroupMember, StageJob
 from fettle.train.progress import curve
 from fettle.train.stages.sft import sft
 from fettle.train.trainer import MicroBatches
-from sft_case import BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
+from sft_case import AT_ONCE, BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
 
 
 def job_of(case: Case, folder: Path) -> StageJob:
@@ -46,7 +48,12 @@ def job_of(case: Case, folder: Path) -> StageJob:
     write_tokens(folder / "tokens", examples)
     (folder / "epoch").write_text("bench")
     moved = {"kind": "adamw", "beta1": BETAS[0], "beta2": BETAS[1], "max_grad_norm": CLIP}
-    spec: Any = {"max_steps": case.steps, "batch": {"sequences": SEQUENCES}, "lr": LR, "schedule": "constant"}
+    spec: Any = {
+        "max_steps": case.steps,
+        "batch": {"sequences": SEQUENCES, "accumulate": case.accumulate},
+        "lr": LR,
+        "schedule": "constant",
+    }
     spec |= {"optimizer": moved, "checkpoint": {"every": 10**6}}
     adapter = AdapterSpec(kind="lora", r=LORA_R) if case.adapter == "lora" else AdapterSpec(kind="full")
     told: Any = {"max_length": MAX_LENGTH, "adapter": adapter, "precision": case.precision}
@@ -67,18 +74,24 @@ def bare(case: Case, folder: Path) -> None:
     """A loop with no framework."""
     job, clock = job_of(case, folder), Clock()
     steps = list(StepsUnderway(curriculum(job)))
-    batches = MicroBatches(steps, 0, 1, 1, CausalTask(max_length=MAX_LENGTH, packing=True, pad_id=0).collate)
+    batches = MicroBatches(
+        steps, 0, 1, case.accumulate, CausalTask(max_length=MAX_LENGTH, packing=True, pad_id=0).collate
+    )
     model: Any = load_weights(job.base, torch.float32)
     if case.adapter == "lora":
         model = get_peft_model(model, _lora())
     model.train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, betas=BETAS, weight_decay=0.0)
-    for batch in batches:
-        with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
-            logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        wanted = batch["labels"][:, 1:].flatten()
-        torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted, ignore_index=-100).backward()
+    each = list(batches)
+    for step in (each[at : at + case.accumulate] for at in range(0, len(each), case.accumulate)):
+        labels = sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in step)
+        for batch in step:
+            with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
+                logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+            rows, wanted = logits[:, :-1].float().flatten(0, 1), batch["labels"][:, 1:].flatten()
+            loss = torch.nn.functional.cross_entropy(rows, wanted, ignore_index=IGNORE, reduction="sum")
+            (loss / labels).backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
         optimizer.zero_grad()
@@ -92,12 +105,12 @@ def trl(case: Case, folder: Path, side: str) -> None:
     more: dict[str, Any] = {}
     if side != "trl-default":
         more = {"gradient_checkpointing": False, "bf16": case.precision == "bf16"}
-    each = case.rows if packed else 8
+    each = AT_ONCE if packed else 8
     args = SFTConfig(
         output_dir=str(folder / "trl"),
         use_cpu=True,
         per_device_train_batch_size=each,
-        gradient_accumulation_steps=1 if packed else SEQUENCES // each,
+        gradient_accumulation_steps=case.accumulate if packed else SEQUENCES // each,
         num_train_epochs=1,
         learning_rate=LR,
         lr_scheduler_type="constant",

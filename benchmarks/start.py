@@ -118,23 +118,32 @@ def imports(folder: Path) -> list[dict[str, Any]]:
 def steps(folder: Path) -> list[dict[str, Any]]:
     """Useful tokens a second of groups of workers, of one thread each, against the bare loop of `sft_sides.py`."""
     from sft import write_case
-    from sft_case import SEQUENCES
+    from sft_case import SEQUENCES, Case
 
     is_there = SHARED.is_dir()
     data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
     base = str(SHARED / "models/base-8m") if is_there else str(ROOT / "platform/fettle/assets/tiny")
     write_case(data, base, folder, STEPS)
+    micro_batches = Case(folder, base, "fp32", "full").accumulate
     (bare,) = _bare(folder, base, 1)
     print(f"bare loop, one core: {bare:,.0f} tokens/s", flush=True)
     most = sum(_bare(folder, base, 2)) / bare
     print(f"two bare loops beside each other, which share nothing: {most:.2f} times one", flush=True)
     found = {}
     for workers, zero in GROUPS:
-        stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS, "lr": 5e-4}
+        stage: dict[str, Any] = {
+            "name": "steps",
+            "kind": "sft",
+            "data": str(data),
+            "max_length": 512,
+            "max_steps": STEPS,
+            "lr": 5e-4,
+        }
         cluster = {"workers": workers, "zero": zero, "precision": "fp32", "cpus_per_worker": 1}
         recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
+        stage["batch"] = {"sequences": SEQUENCES, "accumulate": max(1, micro_batches // workers)}
         file = folder / f"{workers}-{zero}.yaml"
-        file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"batch": {"sequences": SEQUENCES}}]}))
+        file.write_text(yaml.safe_dump(recipe | {"stages": [stage]}))
         done = subprocess.run(
             [*FETTLE, "run", str(file), "--out", str(folder / file.stem)], capture_output=True, text=True
         )

@@ -1,18 +1,21 @@
 """The sides that a GRPO step of fettle is measured against, each in a process of its own, which prints one JSON line.
 
-    python benchmarks/rl_sides.py trl|bare|beside --case small|ragged [--steps 4] [--threads 1]
+    python benchmarks/rl_sides.py trl|trl-vllm|bare|beside --case small|ragged [--steps 4] [--threads 1]
 
-trl: TRL's GRPOTrainer, whose rollouts are transformers' `generate`. bare: vLLM's generate, one exactly packed forward
-and backward and an optimizer step, with no framework: the limit. beside: bare's generate in a second process while it
-learns from the answers before, which is what a machine has to give to max_staleness 1. All in float32 on the same
-threads, with the same prompts, sampling (temperature 1, all tokens), end tokens, reward, advantages, loss (clipped,
-over the step's tokens) and optimizer. The first step is a warm-up.
+trl: TRL's GRPOTrainer, whose rollouts are transformers' `generate`. trl-vllm: the same with vLLM in its own process
+(`colocate`; its server mode sends weights over NCCL, so wants a GPU); the sync is in what it generates. bare: vLLM's
+generate, one exactly packed forward and backward and an optimizer step, with no framework: the limit. beside: bare's
+generate in a second process while it learns from the answers before, which is what a machine has to give to
+max_staleness 1. All in float32 on the same threads, with the same prompts, sampling (temperature 1, all tokens), end
+tokens, reward, advantages, loss (clipped, over the step's tokens) and optimizer. The first step is a warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -29,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from fettle.data.batches import IGNORE, collate_parts, share_out
 from fettle.data.tokens import TokenExample
 from fettle.engine import EngineOptions, start_engine
+from fettle.engine.env import prepare_process
 from fettle.engine.sampling import Completion, Sampling
 from fettle.rl.advantages import group_normalised
 from fettle.rl.policy_losses import clipped
@@ -54,7 +58,7 @@ _TRL_MICRO_BATCH = 8  # answers; of 8, 16, 32 and 64 the fastest at `small` (5.9
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", choices=("trl", "bare", "beside"))
+    parser.add_argument("side", choices=("trl", "trl-vllm", "bare", "beside"))
     parser.add_argument("--case", choices=tuple(CASES), default="small")
     parser.add_argument("--steps", type=int, default=4, help="the warm-up included; at least 2")
     parser.add_argument("--threads", type=int, default=1)
@@ -63,8 +67,8 @@ def main() -> None:
     if options.side == "beside":
         found = beside(case, num_steps, options.threads)
     else:
-        side = trl_steps if options.side == "trl" else bare_steps
-        found = summary(side(case, num_steps, options.threads))
+        sides = {"bare": bare_steps, "trl": trl_steps, "trl-vllm": functools.partial(trl_steps, has_vllm=True)}
+        found = summary(sides[options.side](case, num_steps, options.threads))
     print(json.dumps(vars(options) | found))
 
 
@@ -182,8 +186,11 @@ class _Learner:
         save_file({name: weight.clone() for name, weight in self._model.state_dict().items()}, file)
 
 
-def trl_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
+def trl_steps(case: Case, num_steps: int, threads: int, *, has_vllm: bool = False) -> list[Step]:
     """Steps of GRPOTrainer."""
+    if has_vllm:
+        prepare_process(EngineOptions("float32", MAX_MODEL_LEN, min(256, case.answers), threads=threads))
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; its default is a share of the machine
     # Importing it imports vLLM, for which the other side has to prepare the process first.
     from trl import GRPOConfig, GRPOTrainer
 
@@ -215,6 +222,12 @@ def trl_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
     model.generation_config.eos_token_id = [*model.generation_config.eos_token_id, *stop_ids(case)]
     micro_batch = min(_TRL_MICRO_BATCH, case.answers)
     with tempfile.TemporaryDirectory() as folder:
+        base, more = str(MODEL), dict[str, Any]()
+        if has_vllm:  # it takes the type and the end tokens from the folder
+            model.save_pretrained(base := f"{folder}/base")
+            AutoTokenizer.from_pretrained(MODEL).save_pretrained(base)
+            model.name_or_path = model.config._name_or_path = base
+            more = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": MAX_MODEL_LEN}
         config = GRPOConfig(
             output_dir=folder,
             use_cpu=True,
@@ -237,13 +250,14 @@ def trl_steps(case: Case, num_steps: int, threads: int) -> list[Step]:
             logging_strategy="no",
             save_strategy="no",
             disable_tqdm=True,
+            **more,
         )
         trainer = Timed(
             model,
             reward_funcs=_rewards,
             args=config,
             train_dataset=Dataset.from_dict({"prompt": rendered_prompts(case.num_prompts * num_steps)}),
-            processing_class=AutoTokenizer.from_pretrained(MODEL, padding_side="left"),
+            processing_class=AutoTokenizer.from_pretrained(base, padding_side="left"),
             callbacks=[Clocks()],
         )
         trainer.train()

@@ -24,7 +24,8 @@ from fettle.models.base import BUNDLED
 from fettle.serving.app import serve
 from fettle.serving.port import free_port
 from house_format import row, write_results
-from serve import vllm_server
+from serve import p99
+from serve_sides import vllm_server
 from serving_case import TOKENS, Seen, clients, make_adapters
 
 ADAPTERS, SLOTS, ROUNDS = 64, 8, 3
@@ -81,7 +82,7 @@ def run(url: str, count: int, seconds: float, name_of: Callable[[int], str]) -> 
 
 def compared(what: str, seconds: float, found: dict[str, list[list[Seen]]]) -> list[dict[str, Any]]:
     rate = {side: statistics.median(len(one) for one in told) / seconds * TOKENS for side, told in found.items()}
-    late = {side: [_p99([one.seconds for one in part]) for part in told] for side, told in found.items()}
+    late = {side: [p99([one.seconds for one in part]) for part in told] for side, told in found.items()}
     slow = {side: 1000 * statistics.median(told) for side, told in late.items()}
     ratio = rate["fettle"] / rate["vLLM"]
     print(f"{what:<34} {rate['fettle']:7,.0f} tokens/s, vLLM's server {rate['vLLM']:7,.0f}: {ratio:.2f}", flush=True)
@@ -97,10 +98,6 @@ def compared(what: str, seconds: float, found: dict[str, list[list[Seen]]]) -> l
             limit=False,
         ),
     ]
-
-
-def _p99(seconds: list[float]) -> float:
-    return sorted(seconds)[min(len(seconds) - 1, int(0.99 * len(seconds)))]
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ class Answers:
         is_first = True
         try:
             yield TAKEN  # on its way while the engine begins
-            while (part := await parts.get()) is not None:
+            while (first := await parts.get()) is not None:
+                part = _with_those_there(first, parts)
                 if is_first and (part.status or 0) >= 500 and self._is_dead():
                     await self._ending()
                 is_first = False
@@ -199,6 +200,20 @@ class _Named:
         finally:
             ANSWERED_BY.reset(token)
             self.ended()
+
+
+def _with_those_there(part: Part, parts: asyncio.Queue[Part | None]) -> Part:
+    """One of it and of what has come after it: where the way to the caller is slower than the engine, a stream has
+    fewer parts and not a longer queue."""
+    bodies = [part.body]
+    while part.more and not parts.empty():
+        after = parts.get_nowait()
+        if after is None:
+            parts.put_nowait(None)
+            break
+        bodies.append(after.body)
+        part = part._replace(more=after.more)
+    return part._replace(body=b"".join(bodies))
 
 
 def _scope(question: Question) -> Scope:

@@ -158,3 +158,37 @@ def test_a_question_that_is_given_up_on_ends() -> None:
 
     asyncio.run(given_up())
     assert ended == [True]
+
+
+async def hurried(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says three words and, some time after them, a fourth."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for word in (b"a ", b"b ", b"c "):
+        await send({"type": "http.response.body", "body": word, "more_body": True})
+    await asyncio.sleep(0.01)
+    await send({"type": "http.response.body", "body": b"d", "more_body": False})
+
+
+def test_what_an_engine_has_said_meanwhile_goes_on_in_one_part() -> None:
+    found = asyncio.run(parts_of(Answers(hurried, ("base",), {}, {"base": Neutral([])}, 512)))
+
+    assert found == [TAKEN, Part(b"a b c ", True, 200, ()), Part(b"d", False)]
+
+
+async def cut(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"a", "more_body": True})
+    raise RuntimeError("the engine")
+
+
+def test_what_was_said_before_an_error_still_comes() -> None:
+    async def until_the_error() -> list[Part]:
+        found = []
+        with pytest.raises(RuntimeError, match="the engine"):
+            async for part in Answers(cut, ("base",), {}, {"base": Neutral([])}, 512).answer(
+                Question(CHAT, {"model": "base"}, "1")
+            ):
+                found.append(part)
+        return found
+
+    assert asyncio.run(until_the_error()) == [TAKEN, Part(b"a", True, 200, ())]

@@ -23,6 +23,7 @@ import torch
 from house_format import ROOT, row, write_results
 
 BARE_LIMIT, IDEAL_LIMIT, TRL_LIMIT, SYNC_LIMIT_MS = 0.85, 0.85, {"small": 1.2, "ragged": 2.0}, 100
+TRLS = (("trl", "TRL's GRPOTrainer"), ("trl-vllm", "TRL's GRPOTrainer with vLLM in its process"))
 _STEPS = {
     "small": {"bare": 8, "trl": 4, "sync": 9, "stale": 10},
     "ragged": {"bare": 5, "trl": 3, "sync": 6, "stale": 7},
@@ -42,9 +43,9 @@ def main() -> None:
         sync = _told("rl_fettle.py", "step", "--case", case, "--steps", steps["sync"], cores=1)
         rows.append(_against_bare(case, sync, bare))
         busy = max(busy, bare["seconds"] / bare["cpu_seconds"], sync["busy"])
-        if not options.no_trl:
-            trl = _told("rl_sides.py", "trl", "--case", case, "--steps", steps["trl"], cores=1)
-            rows.append(_against_trl(case, sync, trl))
+        for side, name in () if options.no_trl else TRLS:
+            trl = _told("rl_sides.py", side, "--case", case, "--steps", steps["trl"], cores=1)
+            rows.append(_against_trl(case, sync, trl, name))
             busy = max(busy, trl["seconds"] / trl["cpu_seconds"])
         stale = _told("rl_fettle.py", "step", "--case", case, "--staleness", 1, "--steps", steps["stale"], cores=2)
         rows.append(_against_ideal(case, sync, stale))
@@ -115,12 +116,12 @@ def _against_bare(case: str, sync: dict[str, Any], bare: dict[str, Any]) -> dict
     return row(what, "s", sync["seconds"], peer, bare["seconds"], bare["seconds"] / sync["seconds"], limit=True)
 
 
-def _against_trl(case: str, sync: dict[str, Any], trl: dict[str, Any]) -> dict[str, Any]:
+def _against_trl(case: str, sync: dict[str, Any], trl: dict[str, Any], name: str) -> dict[str, Any]:
     what = (
         f"{case}: a synchronous step (wanted: at least {TRL_LIMIT[case]});"
         f" {sync['tokens_per_step']} and {trl['tokens_per_step']} tokens"
     )
-    peer = f"TRL's GRPOTrainer, generate {trl['generate']:.2f} + learn {trl['learn']:.2f} s"
+    peer = f"{name}, generate {trl['generate']:.2f} + learn {trl['learn']:.2f} s"
     return row(what, "s", sync["seconds"], peer, trl["seconds"], trl["seconds"] / sync["seconds"], limit=False)
 
 

@@ -1,19 +1,25 @@
-"""The ingress's way to the replicas of an engine: another one where one dies, and an end to every wait."""
+"""The ingress's way to the replicas of an engine: another one where one dies, and an end to every wait.
+
+By gRPC, which Ray Serve has for handles beside its actors' calls: 32 streams of the bundled model get a third more
+tokens. Over it what a replica raises comes as it was raised, and not in a RayTaskError; its being cancelled too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from grpc import RpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from fettle.errors import FettleError
-from fettle.serving.question import EngineDied, Part, Question
+from fettle.serving.question import MOST_BYTES, EngineDied, Part, Question
 
 WAIT_S = 10.0
 """For a replica to take a question; and for another one to take it, when one has died over it."""
@@ -50,7 +56,8 @@ class Replicas:
     """Over a Serve handle. is_asleep: whether there are none because nobody has asked for a while."""
 
     def __init__(self, handle: Any, is_asleep: Callable[[], Awaitable[bool]] = _awake) -> None:
-        self._streaming, self._plain = handle.options(stream=True), handle
+        self._streaming, self._plain = handle.options(stream=True, _by_reference=False), handle
+        self._large = handle.options(stream=True)
         self._is_asleep = is_asleep
         self._cards: list[dict[str, Any]] | None = None
 
@@ -58,9 +65,10 @@ class Replicas:
         """See Engines. Until the first part is there nothing has reached the client, and the question may be asked
         again: of another replica, or of the successor."""
         until, deaths = time.monotonic() + WAIT_S, 0
+        handle = self._streaming if len(pickle.dumps(question)) <= MOST_BYTES else self._large
         while True:
             is_taken = False
-            parts = self._streaming.answer.remote(question)
+            parts = handle.answer.remote(question)
             try:
                 await asyncio.wait_for(anext(parts), max(0.0, min(_TAKEN_S, until - time.monotonic())))  # TAKEN
                 is_taken = True
@@ -69,10 +77,7 @@ class Replicas:
                 parts.cancel()
                 if time.monotonic() >= until:
                     raise Unavailable(f"no replica was there within {WAIT_S:g} s") from None
-            except asyncio.CancelledError:
-                parts.cancel()
-                raise
-            except (RayError, RayServeException) as error:
+            except (asyncio.CancelledError, EngineDied, RayError, RayServeException, RpcError) as error:
                 parts.cancel()
                 if not _is_death(error):
                     raise
@@ -103,11 +108,16 @@ async def _rest(parts: Any) -> AsyncIterator[Part]:
     try:
         async for part in parts:
             yield part
-    except BaseException:
+    except BaseException as error:
         parts.cancel()
+        if isinstance(error, asyncio.CancelledError) and _is_death(error):
+            raise EngineDied("the replica was stopped") from None
         raise
 
 
 def _is_death(error: BaseException) -> bool:
     """Whether it says nothing of the question: the replica, or its engine, is gone."""
+    if isinstance(error, asyncio.CancelledError):  # the replica's own, unless it is this request that is given up
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
     return not isinstance(error, RayTaskError) or isinstance(error.cause, EngineDied)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -26,6 +27,20 @@ class Part(NamedTuple):
     more: bool
     status: int | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+MOST_BYTES = 2 << 20
+"""Of one message between the ingress and a replica; Ray Serve's gRPC takes 4 MiB."""
+_END_BYTES = 64 << 10
+
+
+def pieces(part: Part) -> Iterator[Part]:
+    """A part in messages of MOST_BYTES. Its end, where an answer tells its tokens, is in one of them."""
+    at, end = 0, len(part.body)
+    while end - at > MOST_BYTES + _END_BYTES:
+        yield part._replace(body=part.body[at : at + MOST_BYTES], more=True)
+        part, at = Part(part.body, part.more), at + MOST_BYTES
+    yield part if at == 0 else part._replace(body=part.body[at:])
 
 
 def whole(response: Response) -> Part:

@@ -22,7 +22,7 @@ from fettle.output import print_into
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.answers import Answers
 from fettle.serving.metrics import AdapterMetrics
-from fettle.serving.question import Part, Question
+from fettle.serving.question import Part, Question, pieces
 from fettle.serving.residency import Residency
 from fettle.serving.resolve import ServedAdapter, ServedModel, admitted
 from fettle.serving.weights import check_model
@@ -57,7 +57,8 @@ class Answering:
         """See `Answers.answer`, `HeadAnswers.answer`."""
         async with aclosing(self._answers.answer(question)) as parts:
             async for part in parts:
-                yield part
+                for piece in pieces(part):
+                    yield piece
 
     async def cards(self) -> list[dict[str, Any]]:
         """What can be asked for, as /v1/models lists it."""

@@ -11,13 +11,14 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from fettle.serving import engines
 from fettle.serving.engines import Replicas, Unavailable
-from fettle.serving.question import TAKEN, EngineDied, Part, Question
+from fettle.serving.question import MOST_BYTES, TAKEN, EngineDied, Part, Question, pieces
 
 HEAD = Part(b"Hello", True, 200, ((b"content-type", b"text/plain"),))
 REST = Part(b" there", False)
 QUESTION = Question("/v1/completions", {"model": "base"}, "1")
 GONE = ActorDiedError()
-WITHOUT_ENGINE = RayTaskError("answer", "…", EngineDied("the engine died"))
+WITHOUT_ENGINE = EngineDied("the engine died")
+STOPPED = asyncio.CancelledError()  # raised in the replica, and handed on as it was
 LATE = "late"
 
 
@@ -34,7 +35,7 @@ class Answer:
         one = next(self._script, StopAsyncIteration())
         if one is LATE:
             await asyncio.Event().wait()
-        if isinstance(one, Exception):
+        if isinstance(one, BaseException):
             raise one
         return one
 
@@ -47,15 +48,25 @@ class Handle:
 
     def __init__(self, *scripts: list[Any]) -> None:
         self.answers = [Answer(script) for script in scripts]
-        self.asked = 0
-        self.answer = self
+        self.ways: list[str] = []
 
-    def options(self, **_: Any) -> Handle:
-        return self
+    @property
+    def asked(self) -> int:
+        return len(self.ways)
+
+    def options(self, _by_reference: bool = True, **_: Any) -> Way:
+        return Way(self, "actor" if _by_reference else "grpc")
+
+
+class Way:
+    """How a handle asks."""
+
+    def __init__(self, handle: Handle, name: str) -> None:
+        self._handle, self._name, self.answer = handle, name, self
 
     def remote(self, question: Question) -> Answer:
-        self.asked += 1
-        return self.answers[self.asked - 1]
+        self._handle.ways.append(self._name)
+        return self._handle.answers[self._handle.asked - 1]
 
 
 class Cards:
@@ -85,7 +96,15 @@ async def told(handle: Handle) -> list[Part]:
 
 @pytest.mark.parametrize(
     "deaths",
-    [[], [[GONE]], [[TAKEN, GONE]], [[WITHOUT_ENGINE], [TAKEN, WITHOUT_ENGINE]], [[GONE]] * 9, [[TAKEN, GONE]] * 2],
+    [
+        [],
+        [[GONE]],
+        [[TAKEN, GONE]],
+        [[WITHOUT_ENGINE], [TAKEN, WITHOUT_ENGINE]],
+        [[STOPPED], [TAKEN, STOPPED]],
+        [[GONE]] * 9,
+        [[TAKEN, GONE]] * 2,
+    ],
 )
 def test_a_question_is_asked_again_until_its_answer_begins(deaths: list[list[Any]]) -> None:
     handle = Handle(*deaths, [TAKEN, HEAD, REST])
@@ -96,11 +115,11 @@ def test_a_question_is_asked_again_until_its_answer_begins(deaths: list[list[Any
 def test_a_replica_may_take_its_time_once_it_has_the_question() -> None:
     async def slow() -> list[Part]:
         handle = Handle([TAKEN, HEAD])
-        taken = handle.answers[0].__anext__
+        taken, seen = handle.answers[0].__anext__, list[bool]()
 
         async def late_head() -> Any:
-            if handle.asked == 1 and not handle.answers[0].cancelled:
-                handle.asked = 2
+            if not seen:
+                seen.append(True)
                 return await taken()
             await asyncio.sleep(0.1)
             return await taken()
@@ -150,9 +169,51 @@ def test_an_answer_that_has_begun_is_not_asked_for_again() -> None:
     assert handle.asked == 1 and handle.answers[0].cancelled
 
 
-def test_an_error_of_the_question_is_nobody_elses() -> None:
-    handle = Handle([TAKEN, RayTaskError("answer", "…", ValueError("x"))])
-    with pytest.raises(RayTaskError):
+def test_an_answer_whose_replica_is_stopped_is_cut_and_not_given_up() -> None:
+    with pytest.raises(EngineDied, match="stopped"):
+        asyncio.run(told(Handle([TAKEN, HEAD, STOPPED])))
+
+
+@pytest.mark.parametrize("script", [[LATE], [TAKEN, LATE], [TAKEN, HEAD, LATE]])
+def test_a_request_that_is_given_up_is_given_up_by_the_replica_and_asked_of_no_other(script: list[Any]) -> None:
+    handle = Handle(script, [TAKEN, HEAD, REST])
+
+    async def gives_up() -> None:
+        task = asyncio.create_task(told(handle))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(gives_up())
+    assert handle.asked == 1 and handle.answers[0].cancelled
+
+
+def test_what_is_too_large_for_a_message_goes_another_way() -> None:
+    handle = Handle([TAKEN, HEAD], [TAKEN, HEAD])
+    for size in (1000, MOST_BYTES):
+        asyncio.run(Replicas(handle).ask(Question("/v1/completions", {"prompt": "a" * size}, "1")))
+
+    assert handle.ways == ["grpc", "actor"]
+
+
+@pytest.mark.parametrize("size", [0, 1, MOST_BYTES, MOST_BYTES + 1, 2 * MOST_BYTES, 5 * MOST_BYTES + 7])
+@pytest.mark.parametrize("more", [True, False])
+def test_a_large_part_is_several_messages(size: int, more: bool) -> None:
+    part = Part(bytes(range(256)) * (size // 256) + b"a" * (size % 256), more, 200, HEAD.headers)
+    found = [*pieces(part)]
+
+    assert b"".join(one.body for one in found) == part.body
+    assert all(len(one.body) < 2 * MOST_BYTES for one in found)
+    assert [one.more for one in found] == [True] * (len(found) - 1) + [more]
+    assert [one.status for one in found] == [200] + [None] * (len(found) - 1)
+    assert len(found) == 1 or len(found[-1].body) > 60_000  # the end, where an answer tells its tokens
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), RayTaskError("answer", "…", ValueError("x"))])
+def test_an_error_of_the_question_is_nobody_elses(error: Exception) -> None:
+    handle = Handle([TAKEN, error])
+    with pytest.raises(type(error)):
         asyncio.run(told(handle))
     assert handle.asked == 1
 

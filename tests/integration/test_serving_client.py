@@ -26,6 +26,7 @@ from fettle.pipeline.answered import Answered
 from fettle.pipeline.judged import compared
 from fettle.serving.keys import KeyFile
 from fettle.serving.logs import access_file
+from fettle.serving.question import MOST_BYTES
 from live import COMPLETE, COUNT, Live, farthest, greedy, live
 
 TOLERANCE = 1e-3  # nats, as in test_serving
@@ -192,6 +193,22 @@ def test_what_a_hostile_client_sends_is_refused_and_the_server_stays_well(at: Li
     told = answer.json()["error"]
     assert (answer.status_code, told["code"]) == (status, status), answer.text[:300]
     assert at.post(COMPLETE, {"model": "polite", "prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+@pytest.mark.parametrize("size", [3 << 20, 7 << 20])
+def test_a_request_of_megabytes_is_answered(at: Live, size: int) -> None:
+    body = {"model": "polite", "prompt": "x", "max_tokens": 1, "notes": "a" * size}
+    assert at.post(COMPLETE, body).status_code == 200
+
+
+def test_an_answer_of_megabytes_comes_whole(at: Live) -> None:
+    asked = {"model": "polite", "prompt": ["x"] * 64, "max_tokens": 100, "ignore_eos": True, "logprobs": 20}
+
+    answer = at.post(COMPLETE, asked)
+
+    assert len(answer.content) > MOST_BYTES
+    told = answer.json()
+    assert len(told["choices"]) == 64 and told["usage"]["completion_tokens"] == 64 * 100
 
 
 def test_no_request_that_schemathesis_makes_of_the_document_is_answered_wrongly(at: Live) -> None:

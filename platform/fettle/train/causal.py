@@ -13,7 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 from fettle.data.batches import Encoded, collate
 from fettle.models.base import load_weights
 from fettle.models.stored import Stored
-from fettle.train.logprobs import label_logprobs
+from fettle.train.logprobs import in_few_shapes, label_logprobs
 from fettle.train.neftune import EmbeddingNoise
 from fettle.train.task import HELDOUT
 
@@ -48,9 +48,10 @@ class CausalTask:
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the negative log-probabilities of the labels, in nats, a scalar."""
+        read, labels = in_few_shapes(model, inputs, inputs["labels"])
         if self.noise is not None:
-            self.noise.expect(inputs["position_ids"])
-        return -label_logprobs(model, inputs, inputs["labels"], self._vocab).sum()
+            self.noise.expect(read["position_ids"])
+        return -label_logprobs(model, read, labels, self._vocab).sum()
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss."""

@@ -16,6 +16,7 @@ from fettle.data.batches import IGNORE, collate_parts, share_out
 from fettle.data.tokens import TokenExample
 
 MOST_LOGITS = 2**28  # 1 GiB in float32
+_FEW_SHAPES = "_fettle_few_shapes"
 _TOKENS_PER_BATCH = 4096
 
 
@@ -30,21 +31,58 @@ def label_logprobs(
     float32: a quarter of the step, 2026-11.) temperature: what logits are divided by; the fused head has to have been
     made with it.
     """
-    read = {key: batch[key] for key in ("input_ids", "position_ids")}
+    read, labels = in_few_shapes(model, batch, labels)
     wanted = labels[:, 1:] != IGNORE
     if labels.device.type != "cpu" or labels.numel() * vocab > MOST_LOGITS:
         output = model(**read, labels=labels, use_cache=False, fused_lm_head=True)
         found: torch.Tensor = output.log_probs.float()[wanted]
         return found
     with _head_at(model, wanted):
-        logits = model(**read, use_cache=False).logits[0].float()
+        logits = model(**read, use_cache=False).logits[0, : int(wanted.sum())].float()
     logits = logits if temperature == 1 else logits / temperature
     return -torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="none")
 
 
+def want_few_shapes(model: Any) -> None:
+    """Has a model read rows of few widths from now on, whatever it is given.
+
+    For each shape of matrices in bfloat16 oneDNN compiles a kernel, 2 ms each and a thousand of them kept: where every
+    micro-batch is as wide as its records that was a fifth of a small model's step on a CPU, and 150 MiB (torch 2.13).
+    """
+    setattr(model, _FEW_SHAPES, True)
+
+
+def in_few_shapes(
+    model: Any, batch: dict[str, torch.Tensor], labels: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """(`input_ids` and `position_ids` of a batch; its labels), wider by at most a sixteenth where the model wants few
+    shapes: what is added is a record of its own that bears no loss."""
+    read = {key: batch[key] for key in ("input_ids", "position_ids")}
+    rows, width = labels.shape
+    more = _even(width) - width
+    if not more or not getattr(_unwrapped(model), _FEW_SHAPES, False):
+        return read, labels
+    added = {"input_ids": labels.new_zeros(rows, more), "position_ids": torch.arange(more).expand(rows, more)}
+    read = {key: torch.cat([value, added[key].to(value)], dim=1) for key, value in read.items()}
+    return read, torch.cat([labels, labels.new_full((rows, more), IGNORE)], dim=1)
+
+
+def _even(count: int) -> int:
+    """The next multiple of a power of two that is a sixteenth of it or less, and no less than 16."""
+    step = 1 << max(4, count.bit_length() - 5)
+    return -(-count // step) * step
+
+
+def _unwrapped(model: Any) -> Any:
+    while hasattr(model, "module"):  # torch's and DeepSpeed's wrappers of it
+        model = model.module
+    return model
+
+
 @contextmanager
 def _head_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
-    """Within it the model's logits are [1, L, V], those at the places `wanted`, [R, T - 1], row after row.
+    """Within it the model's logits are [1, L, V], those at the places `wanted`, [R, T - 1], row after row; of a model
+    that is to have few shapes some more after them.
 
     What precedes the output head is changed, and not the model's forward: what follows the head (scales, caps,
     adapters, gathered shards) stays the model's own. Prompts take a half to most of a row, and the head of a small
@@ -54,11 +92,14 @@ def _head_at(model: Any, wanted: torch.Tensor) -> Iterator[None]:
     def chosen(head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden, *rest = inputs
         learned = hidden.shape[1] - wanted.shape[1] - 1  # tokens of prompt tuning, before each row's own
-        kept = hidden[:, learned:-1][wanted]
-        return torch.cat([hidden[0, :learned], kept])[None], *rest
+        kept = [hidden[0, :learned], hidden[:, learned:-1][wanted]]
+        if is_even:
+            rows = len(kept[1])
+            kept.append(hidden.new_zeros(_even(rows) - rows, hidden.shape[-1]))
+        return torch.cat(kept)[None], *rest
 
-    while hasattr(model, "module"):  # torch's and DeepSpeed's wrappers of it
-        model = model.module
+    model = _unwrapped(model)
+    is_even = getattr(model, _FEW_SHAPES, False)
     hook = model.get_output_embeddings().register_forward_pre_hook(chosen)
     try:
         yield

@@ -27,6 +27,7 @@ from fettle.models.precision import LOW
 from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
 from fettle.train.early import EarlyStopping
+from fettle.train.logprobs import want_few_shapes
 from fettle.train.loss_scale import scale_losses
 from fettle.train.optimizers import hidden_matrices, make_optimizer, parameter_groups
 from fettle.train.param_groups import LayerRates
@@ -143,6 +144,8 @@ class StageTrainer(SFTTrainer):
         if self.precision in LOW:
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
             model.forward = _autocast(model.forward, self.args.device.type, LOW[self.precision])
+            if self.args.device.type == "cpu":
+                want_few_shapes(model)
         return model
 
     def get_train_dataloader(self) -> MicroBatches:  # type: ignore[override]

@@ -14,6 +14,7 @@ from trl.models.utils import prepare_deepspeed
 from fettle.models import adapters
 from fettle.rl.critic import is_of_critic
 from fettle.rl.job import RlJob
+from fettle.train.stage import attend_as_told
 from fettle.train.zero import whole
 
 
@@ -61,6 +62,7 @@ class ReferencePolicy:
         model = load(job.base, torch.float32)
         if job.from_adapter is not None:
             model = adapters.merged(model, job.from_adapter, torch.float32)
+        attend_as_told(job, model, on_cpu=trainer.args.device.type == "cpu")  # else it is not quite the policy's
         model.requires_grad_(False)
         if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
             return prepare_deepspeed(model, trainer.accelerator)

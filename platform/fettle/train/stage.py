@@ -105,7 +105,7 @@ def train_stage(
     tokenizer = load_tokenizer(base, job.chat_template)
     report = StageReport(job, steps, write=member.rank == 0)
     model = merged if merged is not None else _load(job, base, member, task)
-    _attend(job, member, model)
+    attend_as_told(job, model, on_cpu=member.cluster.gpus_per_worker == 0)
     if rates is not None:
         rates.freeze(model)
     notice = SaveOnNotice(writer, job.saves_after, member.is_leaving)
@@ -219,12 +219,14 @@ def _checkpoints_gradients(job: LearnJob, member: GroupMember) -> bool:
     return by_default if told is None else told
 
 
-def _attend(job: LearnJob, member: GroupMember, model: PreTrainedModel | PeftModel) -> None:
+def attend_as_told(job: LearnJob, model: PreTrainedModel | PeftModel, *, on_cpu: bool) -> None:
+    """Makes a stage's model, or one that is measured against it, compute attention as the recipe says and the device
+    does best. Raises UserError where it cannot."""
     try:
         attend(model, job.spec.attention)
     except ValueError as error:
         raise UserError(f"stages.{job.name}.attention: {error}", fix="remove it, or say attention: auto") from None
-    if member.cluster.gpus_per_worker == 0:
+    if on_cpu:
         attend_by_record(model)
 
 

@@ -43,7 +43,7 @@ def main() -> None:
         sync = _told("rl_fettle.py", "step", "--case", case, "--steps", steps["sync"], cores=1)
         rows.append(_against_bare(case, sync, bare))
         busy = max(busy, bare["seconds"] / bare["cpu_seconds"], sync["busy"])
-        for side, name in () if options.no_trl else TRLS:
+        for side, name in () if options.no_trl else TRLS[: 2 if options.trl_vllm else 1]:
             trl = _told("rl_sides.py", side, "--case", case, "--steps", steps["trl"], cores=1)
             rows.append(_against_trl(case, sync, trl, name))
             busy = max(busy, trl["seconds"] / trl["cpu_seconds"])
@@ -74,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few steps: whether it works, and no measurement")
     parser.add_argument("--cases", nargs="+", choices=tuple(TRL_LIMIT), default=list(TRL_LIMIT))
     parser.add_argument("--steps", type=int, help="of each side, the warm-up included")
+    parser.add_argument("--trl-vllm", action="store_true", help="TRL with vLLM in its process too, which wants a GPU")
     parser.add_argument("--no-trl", action="store_true", help="leave out the slowest side")
     return parser.parse_args()
 

@@ -29,6 +29,7 @@ from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions
 from fettle.models.base import BUNDLED, resolve_base
 from fettle.serving.app import serve
+from fettle.serving.front import guard_proxies
 from fettle.serving.port import free_port
 from house_format import row, write_results
 from serve_sides import ray_serve_llm, vllm_server
@@ -68,8 +69,9 @@ def measured(model: Path, name: str, seconds: float) -> list[dict[str, Any]]:
     options = EngineOptions(dtype="float32", max_num_seqs=64, max_model_len=256, threads=1)
     rows = []
     more: dict[str, Any] = {"name": "served", "replicas": 1, "options": options}
+    guard_proxies()  # as `fettle serve`, before there is a Ray
     with (
-        ray_session(),
+        ray_session(num_cpus=8),  # so many to hand out: Ray Serve LLM wants two for itself
         vllm_server(model, options) as theirs,
         serve(model, port=free_port(), **more, say=print) as at,
         ray_serve_llm(model, options, at.url) as rays,

@@ -22,6 +22,7 @@ from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions
 from fettle.models.base import BUNDLED
 from fettle.serving.app import serve
+from fettle.serving.front import guard_proxies
 from fettle.serving.port import free_port
 from house_format import row, write_results
 from serve import p99
@@ -45,6 +46,7 @@ def main() -> None:
         adapters = make_adapters(Path(folder), ADAPTERS)
         named = {one.name: one for one in adapters}
         more: dict[str, Any] = {"adapters": named, "replicas": 1, "options": options, "places": ADAPTERS}
+        guard_proxies()  # as `fettle serve`, before there is a Ray
         with (
             ray_session(),
             vllm_server(BUNDLED["tiny"], options, adapters) as theirs,

@@ -28,8 +28,8 @@ TAIL = """## Not measured here
 | verl, OpenRLHF | start on GPUs alone (verl#3266; OpenRLHF pins flash-attn) | 8 GPUs, `recipes/gsm8k-grpo.yaml` |
 | Unsloth | its kernels are Triton's | one GPU, with the settings of `benchmarks/sft_sides.py` |
 | LoRAX | a container for CUDA | one GPU, with the clients of `benchmarks/serve_adapters.py` |
-| Ray Serve LLM | runs on a CPU, and has no side in `serve.py` yet; takes adapters from remote addresses alone | here |
-| TRL's GRPO with vLLM | has no side in `rl.py` yet | here |
+| Ray Serve LLM with adapters | takes them from remote addresses alone | beside an object store |
+| TRL's GRPO with vLLM | its first sync fails: vLLM's CPU weights have no `weight_loader` | `rl.py --trl-vllm`, one GPU |
 """
 
 
@@ -69,8 +69,9 @@ TABLES = (
         "Serving",
         ("serve",),
         "make bench-serve",
-        "The endpoint beside vLLM's own server, one engine of one thread each. `tiny`'s tokens cost the engine next to"
-        " nothing, so that what is measured is the way to it; those of `random-100m` cost 20 ms and more.",
+        "The endpoint beside vLLM's own server and Ray Serve LLM, one engine of one thread each. `tiny`'s tokens cost"
+        " the engine next to nothing, so that what is measured is the way to it; those of `random-100m` cost 20 ms and"
+        " more.",
     ),
     Table(
         "Many adapters",

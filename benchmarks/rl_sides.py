@@ -3,11 +3,12 @@
     python benchmarks/rl_sides.py trl|trl-vllm|bare|beside --case small|ragged [--steps 4] [--threads 1]
 
 trl: TRL's GRPOTrainer, whose rollouts are transformers' `generate`. trl-vllm: the same with vLLM in its own process
-(`colocate`), which wants a GPU: on a CPU vLLM's weights have no `weight_loader` by the first sync; the sync is in what it generates. bare: vLLM's
-generate, one exactly packed forward and backward and an optimizer step, with no framework: the limit. beside: bare's
-generate in a second process while it learns from the answers before, which is what a machine has to give to
-max_staleness 1. All in float32 on the same threads, with the same prompts, sampling (temperature 1, all tokens), end
-tokens, reward, advantages, loss (clipped, over the step's tokens) and optimizer. The first step is a warm-up.
+(`colocate`), which wants a GPU: on a CPU vLLM's weights have no `weight_loader` by the first sync; that is in what it
+generates. bare: vLLM's generate, one exactly packed forward and backward and an optimizer step, with no framework: the
+limit. beside: bare's generate in a second process while it learns from the answers before, which is what a machine has
+to give to max_staleness 1. All in float32 on the same threads, with the same prompts, sampling (temperature 1, all
+tokens), end tokens, reward, advantages, loss (clipped, over the step's tokens) and optimizer. The first step is a
+warm-up.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ TAIL = """## Not measured here
 | Unsloth | its kernels are Triton's | one GPU, with the settings of `benchmarks/sft_sides.py` |
 | LoRAX | a container for CUDA | one GPU, with the clients of `benchmarks/serve_adapters.py` |
 | Ray Serve LLM with adapters | takes them from remote addresses alone | beside an object store |
-| TRL's GRPO with vLLM | its first sync fails: vLLM's CPU weights have no `weight_loader` | `rl.py --trl-vllm`, one GPU |
+| TRL's GRPO with vLLM | its first sync fails: no `weight_loader` on vLLM's CPU weights | `rl.py --trl-vllm`, one GPU |
 """
 
 

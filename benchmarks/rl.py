@@ -23,7 +23,7 @@ import torch
 from house_format import ROOT, row, write_results
 
 BARE_LIMIT, IDEAL_LIMIT, TRL_LIMIT, SYNC_LIMIT_MS = 0.85, 0.85, {"small": 1.2, "ragged": 2.0}, 100
-TRLS = (("trl", "TRL's GRPOTrainer"), ("trl-vllm", "TRL's GRPOTrainer with vLLM in its process"))
+TRLS = {"trl": "TRL's GRPOTrainer", "trl-vllm": "TRL's GRPOTrainer with vLLM in its process"}
 _STEPS = {
     "small": {"bare": 8, "trl": 4, "sync": 9, "stale": 10},
     "ragged": {"bare": 5, "trl": 3, "sync": 6, "stale": 7},
@@ -43,7 +43,9 @@ def main() -> None:
         sync = _told("rl_fettle.py", "step", "--case", case, "--steps", steps["sync"], cores=1)
         rows.append(_against_bare(case, sync, bare))
         busy = max(busy, bare["seconds"] / bare["cpu_seconds"], sync["busy"])
-        for side, name in () if options.no_trl else TRLS[: 2 if options.trl_vllm else 1]:
+        for side, name in TRLS.items():
+            if options.no_trl or (side == "trl-vllm" and not options.trl_vllm):
+                continue
             trl = _told("rl_sides.py", side, "--case", case, "--steps", steps["trl"], cores=1)
             rows.append(_against_trl(case, sync, trl, name))
             busy = max(busy, trl["seconds"] / trl["cpu_seconds"])

@@ -78,14 +78,16 @@ def main() -> None:
 def _compared(
     folder: Path, base: str, precision: str, adapter: str, rounds: int, python: Path | None, cores: Queue[int]
 ) -> list[dict[str, Any]]:
-    core = cores.get()
     sides = [side for side in ("fettle", *LIMITS) if python is not None or not side.startswith("llamafactory")]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for number in range(rounds):
-        for side in sides:
-            if number == 0 or side not in ONCE:
-                found[side].append(_measured(side, folder, base, precision, adapter, python, core))
-    cores.put(core)
+    core = cores.get()
+    try:
+        for number in range(rounds):
+            for side in sides:
+                if number == 0 or side not in ONCE:
+                    found[side].append(_measured(side, folder, base, precision, adapter, python, core))
+    finally:
+        cores.put(core)  # where a side fails too: the others would wait for it
     middle = {
         side: {key: statistics.median(one[key] for one in told) for key in told[0]} for side, told in found.items()
     }

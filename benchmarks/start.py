@@ -131,19 +131,12 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     print(f"two bare loops beside each other, which share nothing: {most:.2f} times one", flush=True)
     found = {}
     for workers, zero in GROUPS:
-        stage: dict[str, Any] = {
-            "name": "steps",
-            "kind": "sft",
-            "data": str(data),
-            "max_length": 512,
-            "max_steps": STEPS,
-            "lr": 5e-4,
-        }
+        batch = {"sequences": SEQUENCES, "accumulate": max(1, micro_batches // workers)}
+        stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS, "lr": 5e-4}
         cluster = {"workers": workers, "zero": zero, "precision": "fp32", "cpus_per_worker": 1}
         recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
-        stage["batch"] = {"sequences": SEQUENCES, "accumulate": max(1, micro_batches // workers)}
         file = folder / f"{workers}-{zero}.yaml"
-        file.write_text(yaml.safe_dump(recipe | {"stages": [stage]}))
+        file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"batch": batch}]}))
         done = subprocess.run(
             [*FETTLE, "run", str(file), "--out", str(folder / file.stem)], capture_output=True, text=True
         )

@@ -76,8 +76,8 @@ class Answers:
         is_first = True
         try:
             yield TAKEN  # on its way while the engine begins
-            while (first := await parts.get()) is not None:
-                part = _with_those_there(first, parts)
+            while (part := await parts.get()) is not None:
+                part = _with_those_there(part, parts)
                 if is_first and (part.status or 0) >= 500 and self._is_dead():
                     await self._ending()
                 is_first = False

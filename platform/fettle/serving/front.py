@@ -1,6 +1,5 @@
-"""Ray Serve's proxy: what it takes of a connection before there is a request, and how it asks the ingress.
-
-So many bytes of headers, within a time:
+"""Ray Serve's proxy: how it asks the ingress, and what it takes of a connection before there is a request: so many
+bytes of headers, within a time.
 
 uvicorn with httptools bounds neither: 100 MiB of headers took 1.4 GB of the proxy, before any key was asked for, and
 headers that never end were waited for without end (Ray 2.60, uvicorn 0.54, 2026-11).

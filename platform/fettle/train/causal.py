@@ -48,10 +48,10 @@ class CausalTask:
 
     def loss_sum(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the negative log-probabilities of the labels, in nats, a scalar."""
-        read, labels = in_few_shapes(model, inputs, inputs["labels"])
         if self.noise is not None:
+            read, _ = in_few_shapes(model, inputs, inputs["labels"])  # as wide as the embeddings will be
             self.noise.expect(read["position_ids"])
-        return -label_logprobs(model, read, labels, self._vocab).sum()
+        return -label_logprobs(model, inputs, inputs["labels"], self._vocab).sum()
 
     def measures(self, model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The loss."""

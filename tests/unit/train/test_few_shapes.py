@@ -13,6 +13,7 @@ from fettle.data.batches import IGNORE
 from fettle.models import adapters
 from fettle.models.base import load_weights
 from fettle.recipe.adapter import AdapterSpec
+from fettle.train.causal import CausalTask
 from fettle.train.logprobs import _even, in_few_shapes, label_logprobs, want_few_shapes
 from models_of import write_model
 
@@ -76,6 +77,18 @@ def test_other_models_read_what_they_are_given(tmp_path: Path) -> None:
     read, labels = in_few_shapes(model, given, given["labels"])
 
     assert labels is given["labels"] and read["input_ids"] is given["input_ids"]
+
+
+def test_noise_on_the_embeddings_is_as_wide_as_they_are(tmp_path: Path) -> None:
+    task = CausalTask(max_length=17, packing=True, pad_id=0, neftune=5.0)
+    model: Any = task.load(write_model("llama", tmp_path), torch.float32)
+    quiet = float(task.loss_sum(model.eval(), batch()))
+
+    want_few_shapes(model)
+
+    assert float(task.loss_sum(model, batch())) == pytest.approx(quiet, rel=1e-5)
+    noisy = float(task.loss_sum(model.train(), batch()))
+    assert noisy != pytest.approx(quiet, rel=1e-5) and abs(noisy - quiet) < quiet
 
 
 def test_widths_grow_by_a_sixteenth() -> None:

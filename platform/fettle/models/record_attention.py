@@ -1,15 +1,16 @@
 """Torch's attention over packed rows on a CPU, record by record.
 
 torch's kernel for CPUs computes all T² products of a packed row and then masks those between records away; only under
-`is_causal` does it leave out what lies above the diagonal. So each record is given to it alone. The same sums in the
-same order: of a row of 512 tokens of instructions a quarter of the products, and a tenth to a sixth off a whole step
-(`benchmarks/sft.py`).
+`is_causal` does it leave out what lies above the diagonal, and that in blocks of 512. So each record is given to it
+alone, in parts where it is long. Of a row of 512 tokens of instructions a quarter of the products, and a tenth to a
+sixth off a whole step (`benchmarks/sft.py`).
 
 Letters: R rows, T tokens of a row, H heads, D their width.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -21,9 +22,9 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from fettle.models.attention import plain
 
 _NAME = "fettle_by_record"
-_SLOW_IN_LOW = 256
-"""Tokens up to which torch's CPU kernel takes longer in bfloat16, forward and back, than in float32 with both casts
-(torch 2.13, AVX512_BF16 and AMX: 3.1 against 0.8 ms at 128 tokens of 8 heads of 32, 10.6 against 9.8 at 512)."""
+_WHOLE = 512
+"""Keys that torch's CPU kernel takes at a time, also where `is_causal` says that most of them are not seen."""
+_PART = 128
 
 
 def attend_by_record(model: Any) -> None:
@@ -70,27 +71,56 @@ def _attention(
     lengths = getattr(attention_mask, "records", None)
     if lengths is None or told.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **told)
+    low = query.dtype
+    if torch.is_autocast_enabled("cpu"):  # which would cast to it whatever torch's attention is given
+        low = torch.get_autocast_dtype("cpu")
     found = []
     for row, of_row in enumerate(lengths):  # split and not cut out: its way back writes each gradient once
         queries, keys, values = (one[row : row + 1].split(of_row, dim=2) for one in (query, key, value))
         parts = zip(queries, keys, values, strict=True)
-        found += [_record(q, k, v, told.get("scaling"), told.get("dropout", 0.0)) for q, k, v in parts]
+        with torch.autocast("cpu", enabled=False):
+            found += [_record(q, k, v, low, told.get("scaling"), told.get("dropout", 0.0)) for q, k, v in parts]
     rows, heads, tokens, _ = query.shape
     return torch.cat(found, dim=1).view(rows, tokens, heads, -1), None
 
 
 def _record(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, dropout: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    low: torch.dtype,
+    scaling: float | None,
+    dropout: float,
 ) -> torch.Tensor:
-    """Of one record, [1, tokens, H, D]."""
-    given = query.dtype
-    if query.shape[2] <= _SLOW_IN_LOW:
-        query, key, value = query.float(), key.float(), value.float()
-    is_grouped = query.shape[1] != key.shape[1]
-    found = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=is_grouped
-    )
-    return found.to(given).transpose(1, 2)
+    """Of one record, [1, tokens, H, D], in `low` or in float32 where that is faster."""
+    tokens, width = query.shape[2:]
+    used = torch.float32 if _is_slow_in_low(tokens, width) else low
+    query, key, value = query.to(used), key.to(used), value.to(used)
+    told: Any = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    attend = torch.nn.functional.scaled_dot_product_attention
+    if used != torch.float32 or not 2 * _PART < tokens <= _WHOLE:
+        return attend(query, key, value, is_causal=True, **told).to(low).transpose(1, 2)
+    found, end = [], 0
+    for part in query.split(_PART, dim=2):  # each of them with what it may see: 5.7 for 7.6 ms at 487 tokens
+        start, end = end, end + part.shape[2]
+        mask = _causal()[start:end, :end]
+        found.append(attend(part, key[:, :, :end], value[:, :, :end], attn_mask=mask, **told))
+    return torch.cat(found, dim=2).to(low).transpose(1, 2)
+
+
+def _is_slow_in_low(tokens: int, width: int) -> bool:
+    """Whether torch's CPU kernel takes longer in bfloat16 than in float32, forward and back.
+
+    torch 2.13, AVX512_BF16 and AMX, ms: D = 32: 1.4 against 0.7 at 128 tokens, 7.1 against 6.3 at 512; D = 64: 3.0
+    against 2.4 at 160, 3.8 against 5.0 at 256; D = 128: the same at 128.
+    """
+    return tokens <= 512 * (32 / width) ** 1.5
+
+
+@lru_cache(1)
+def _causal() -> torch.Tensor:
+    """[_WHOLE, _WHOLE], what is added to the products: nothing to what is seen."""
+    return torch.full((_WHOLE, _WHOLE), -torch.inf).triu(1)
 
 
 AttentionInterface.register(_NAME, _attention)

@@ -11,7 +11,7 @@ import torch
 from fettle.models.attention import Attention, called
 from fettle.models.family import auto_class, family_of_config
 from fettle.models.layers import freeze_below, layers_of
-from fettle.models.precision import frozen_dtype
+from fettle.models.precision import LOW, frozen_dtype
 from fettle.recipe.adapter import FULL, AdapterSpec
 from fettle.recipe.cluster import Precision
 
@@ -53,9 +53,15 @@ def few_layers(
     frozen: int | None = None,
     device: str = "meta",
 ) -> Any:
-    """As `fresh_model`, of so many layers, its weights in the type in which training has them."""
+    """As `fresh_model`, of so many layers, its weights in the type in which training has them; to be called in the
+    precision's autocast, as training does."""
+    from fettle.models.adapters import cast_by_autocast_alone
+
     dtype = frozen_dtype(precision) if adapter.is_beside else torch.float32
-    return fresh_model(_of_depth(config, depth), adapter, frozen, dtype, attention, device)
+    model = fresh_model(_of_depth(config, depth), adapter, frozen, dtype, attention, device)
+    if precision in LOW:
+        cast_by_autocast_alone(model)
+    return model
 
 
 def checkpoint_layers(model: Any, adapter: AdapterSpec) -> None:

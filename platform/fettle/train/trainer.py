@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from fettle.data.batches import IGNORE, Encoded, share_out
+from fettle.models.adapters import cast_by_autocast_alone
 from fettle.models.precision import LOW
 from fettle.recipe.cluster import Precision
 from fettle.recipe.optimizer import OptimizerSpec, ScheduleSpec
@@ -144,6 +145,7 @@ class StageTrainer(SFTTrainer):
         if self.precision in LOW:
             # Inside the forward, because DeepSpeed's engine switches an outer autocast off.
             model.forward = _autocast(model.forward, self.args.device.type, LOW[self.precision])
+            cast_by_autocast_alone(model)
             if self.args.device.type == "cpu":
                 want_few_shapes(model)
         return model

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fettle.errors import UserError
-from fettle.models.adapters import attach, merged, resume
+from fettle.models.adapters import attach, cast_by_autocast_alone, merged, resume
 from fettle.models.base import load_weights
 from fettle.recipe.adapter import AdapterSpec
 
@@ -109,3 +109,27 @@ def test_merging_happens_in_float32_whatever_type_is_asked_for(base, adapter):
         merged(load_weights(base, torch.float32), adapter, torch.bfloat16).state_dict(),
     )
     assert all(torch.equal(cast[name], exact[name].to(torch.bfloat16)) for name in exact)
+
+
+@pytest.mark.parametrize("kind, casts", [("lora", False), ("dora", True)])
+def test_in_autocast_its_inputs_are_cast_once_to_the_same_end(base, kind, casts):
+    """Not of DoRA, which takes norms in the type of its input."""
+    model = attach(load_weights(base, torch.bfloat16), AdapterSpec(kind=kind, r=4), base, seed=1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+
+    def outcome() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(IDS, use_cache=False).logits
+        found.float().logsumexp(-1).sum().backward()
+        grads = [weight.grad for weight in trainable(model).values()]
+        model.zero_grad()
+        return [found.detach(), *grads]
+
+    before = outcome()
+    cast_by_autocast_alone(model)
+
+    layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    assert layer.cast_input_dtype_enabled is casts
+    assert all(torch.equal(one, other) for one, other in zip(outcome(), before, strict=True))

@@ -80,6 +80,37 @@ def test_in_bfloat16_they_are_as_near_as_its_digits(tmp_path: Path) -> None:
     assert (ours - exact).abs().mean() <= 1.1 * (theirs - exact).abs().mean()
 
 
+@pytest.mark.parametrize("tokens, used", [(128, torch.float32), (800, torch.bfloat16)])
+def test_in_autocast_short_records_are_in_float32_where_it_is_the_faster(tokens: int, used: torch.dtype) -> None:
+    """Autocast itself would have cast them all."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, tokens, 64)
+    mask: Any = blocks(tokens)
+    mask.records = records_of(mask)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = record_attention._attention(torch.nn.Module(), query, key, value, mask)
+
+    like = [one.to(used) for one in (query, key, value)]
+    attended = torch.nn.functional.scaled_dot_product_attention(*like, is_causal=True)
+    assert torch.equal(found, attended.to(torch.bfloat16).transpose(1, 2))
+
+
+@pytest.mark.parametrize("tokens", [257, 300, 512])
+def test_a_long_record_is_attended_in_parts_to_the_same_end(tokens: int) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 1, 4, tokens, 32, requires_grad=True)
+    query, key, value = inputs[0], inputs[1, :, :2], inputs[2, :, :2]  # two heads of queries for each of keys
+    told: Any = {"scale": 0.3, "enable_gqa": True}
+    whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, **told)
+    ours = record_attention._record(query, key, value, torch.float32, 0.3, 0.0).transpose(1, 2)
+    way = torch.randn_like(whole)
+
+    grads, ours_grads = (torch.autograd.grad(one, inputs, way, retain_graph=True)[0] for one in (whole, ours))
+
+    assert torch.allclose(ours, whole, atol=1e-5) and torch.allclose(ours_grads, grads, atol=1e-4)
+
+
 def test_beside_an_adapter_it_is_the_base_that_attends(tmp_path: Path, calls: list[int]) -> None:
     folder = write_model("llama", tmp_path)
     model = adapters.attach(load_weights(folder, torch.float32), AdapterSpec(kind="lora"), folder, 0)

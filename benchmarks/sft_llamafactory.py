@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from llamafactory.data.processor.processor_utils import greedy_knapsack
 from llamafactory.train.tuner import run_exp
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft_case import AT_ONCE, BETAS, CLIP, LORA_R, LR, MAX_LENGTH, SEQUENCES, Case, Clock, told
 
@@ -58,10 +58,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         DatasetDict(train=Dataset.from_list(rows_of(case, packed=packed))).save_to_disk(f"{scratch}/tokens")
         each = AT_ONCE if packed else 8
+        learned = base
+        if precision == "fp32":  # it would load, and compute with, frozen weights in the type they were saved in
+            learned = f"{scratch}/base"
+            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).save_pretrained(learned)
+            AutoTokenizer.from_pretrained(base).save_pretrained(learned)
         args: dict[str, Any] = {
             "stage": "sft",
             "do_train": True,
-            "model_name_or_path": base,
+            "model_name_or_path": learned,
             "template": "default",
             "dataset": "given",  # wanted, and not looked at beside `tokenized_path`
             "tokenized_path": f"{scratch}/tokens",

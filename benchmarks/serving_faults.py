@@ -25,6 +25,7 @@ from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.app import APP, serve
+from fettle.serving.front import guard_proxies
 from fettle.serving.port import free_port
 from house_format import row, write_results
 from serving_case import Seen, answers_of, ask, clients, make_adapters, titled
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 s where the figures want 60")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    guard_proxies()  # as `fettle serve`, before there is a Ray
     with ray_session(num_cpus=4), tempfile.TemporaryDirectory() as folder:
         for which in options.which:
             rows += {"swap": swap, "kill": kill, "alone": alone, "zipf": zipf}[which](Path(folder), options.quick)

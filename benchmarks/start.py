@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import operator
 import os
 import re
 import statistics
@@ -47,7 +48,7 @@ LIBRARIES = (
     "pandas",
 )
 GROUPS = ((1, 0), (1, 2), (2, 0), (2, 2))
-STEPS, WARM_UP = 16, 3
+STEPS, WARM_UP, TURNS = 12, 3, 3
 
 
 def main() -> None:
@@ -125,30 +126,25 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     base = str(SHARED / "models/base-8m") if is_there else str(ROOT / "platform/fettle/assets/tiny")
     write_case(data, base, folder, STEPS)
     micro_batches = Case(folder, base, "fp32", "full").accumulate
-    (bare,) = _bare(folder, base, 1)
-    print(f"bare loop, one core: {bare:,.0f} tokens/s", flush=True)
-    most = sum(_bare(folder, base, 2)) / bare
-    print(f"two bare loops beside each other, which share nothing: {most:.2f} times one", flush=True)
-    found = {}
-    for workers, zero in GROUPS:
-        batch = {"sequences": SEQUENCES, "accumulate": max(1, micro_batches // workers)}
-        stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS, "lr": 5e-4}
-        cluster = {"workers": workers, "zero": zero, "precision": "fp32", "cpus_per_worker": 1}
-        recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
-        file = folder / f"{workers}-{zero}.yaml"
-        file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"batch": batch}]}))
-        done = subprocess.run(
-            [*FETTLE, "run", str(file), "--out", str(folder / file.stem)], capture_output=True, text=True
-        )
-        if done.returncode:
-            sys.exit(done.stdout + done.stderr)
-        (progress,) = (folder / file.stem / "stages").glob("*/progress.jsonl")
-        found[workers, zero] = _speed([json.loads(line) for line in progress.read_text().splitlines()])
-        ratio = found[workers, zero] / bare
-        print(
-            f"{workers} worker(s), ZeRO {zero}: {found[workers, zero]:,.0f} tokens/s, {ratio:.2f} of the bare loop",
-            flush=True,
-        )
+    found: dict[tuple[int, int], list[float]] = {group: [] for group in GROUPS}
+    alone, beside = [], []
+    for turn in range(TURNS):  # in turns: the machine's own speed drifts by a tenth and more
+        alone += _bare(folder, base, 1)
+        beside.append(sum(_bare(folder, base, 2)))
+        for workers, zero in GROUPS:
+            batch = {"sequences": SEQUENCES, "accumulate": max(1, micro_batches // workers)}
+            stage = {"name": "steps", "kind": "sft", "data": str(data), "max_length": 512, "max_steps": STEPS}
+            cluster = {"workers": workers, "zero": zero, "precision": "fp32", "cpus_per_worker": 1}
+            recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
+            file = folder / f"{turn}-{workers}-{zero}.yaml"
+            file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"lr": 5e-4, "batch": batch}]}))
+            found[workers, zero].append(_run(file, folder / file.stem))
+        print(f"turn {turn + 1} of {TURNS}: {[round(speeds[-1]) for speeds in found.values()]}", flush=True)
+    bare, most = statistics.median(alone), statistics.median(map(operator.truediv, beside, alone))
+    print(f"bare loop, one core: {bare:,.0f} tokens/s; two beside each other, which share nothing: {most:.2f} times it")
+    told = {group: statistics.median(speeds) for group, speeds in found.items()}
+    for (workers, zero), speed in told.items():
+        print(f"{workers} worker(s), ZeRO {zero}: {speed:,.0f} tokens/s, {speed / bare:.2f} of the bare loop")
     rows = [
         row(
             f"a step, {workers} worker{'s' * (workers > 1)}, ZeRO {zero}",
@@ -159,16 +155,25 @@ def steps(folder: Path) -> list[dict[str, Any]]:
             speed / bare,
             limit=True,
         )
-        for (workers, zero), speed in found.items()
+        for (workers, zero), speed in told.items()
     ]
-    ratio = found[2, 0] / found[1, 0]
+    ratio = statistics.median(map(operator.truediv, found[2, 0], found[1, 0]))
     print(f"two workers are {ratio:.2f} times one")
-    beside = "two bare loops beside each other, in loops alone"
+    peer = "two bare loops beside each other, in loops alone"
     return [
         *rows,
-        row("two workers, ZeRO 0", "tokens/s", found[2, 0], "one worker", found[1, 0], ratio, limit=False),
-        row("two workers, ZeRO 0, in workers alone", "times", ratio, beside, most, ratio / most, limit=True),
+        row("two workers, ZeRO 0", "tokens/s", told[2, 0], "one worker", told[1, 0], ratio, limit=False),
+        row("two workers, ZeRO 0, in workers alone", "times", ratio, peer, most, ratio / most, limit=True),
     ]
+
+
+def _run(recipe: Path, out: Path) -> float:
+    """Tokens a second of a run's one stage."""
+    done = subprocess.run([*FETTLE, "run", str(recipe), "--out", str(out)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    (progress,) = (out / "stages").glob("*/progress.jsonl")
+    return _speed([json.loads(line) for line in progress.read_text().splitlines()])
 
 
 def _bare(folder: Path, base: str, count: int) -> list[float]:

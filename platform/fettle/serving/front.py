@@ -20,15 +20,19 @@ _LINGER_S = 1.0
 """For who is still sending a body to read that it was refused: closed at once, the answer would be lost."""
 _MESSAGE_BYTES = 256 << 20  # from the ingress to its proxy: all that has come meanwhile is one message
 _ID = re.compile(rb"[!-~]{1,128}")
-_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+SETTINGS = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:guarded",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MESSAGE_BYTES),
+}
+"""Of the environment of a Ray that serves; `cluster.yaml`, the image and docs/serving.md say the same."""
 
 
 def guard_proxies() -> None:
     """Makes proxies of a Ray that is started from here call `guarded` as they start, and ask by gRPC, as the ingress
     does (`engines`): a fifth more tokens of 32 streams. One that runs already was started with its own settings."""
-    os.environ.setdefault(_SETTING, f"{__name__}:{guarded.__name__}")
-    os.environ.setdefault("RAY_SERVE_PROXY_USE_GRPC", "1")
-    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(_MESSAGE_BYTES))
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def guarded() -> list[Middleware]:

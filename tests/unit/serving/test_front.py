@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -114,3 +115,9 @@ def test_who_is_refused_before_the_end_of_the_body_is_told_and_left(port: int) -
         told += part
 
     assert b" 413 " in told and told.endswith(b"read")
+
+
+@pytest.mark.parametrize("file", ["cluster.yaml", "deploy/Containerfile", "docs/serving.md"])
+def test_who_starts_ray_otherwise_is_told_the_same_settings(file: str) -> None:
+    text = (Path(__file__).parents[3] / file).read_text(encoding="utf-8")
+    assert [name for name, value in front.SETTINGS.items() if f"{name}={value}" not in text] == []

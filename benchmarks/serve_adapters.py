@@ -3,8 +3,11 @@
     python benchmarks/serve_adapters.py [--clients 8 32] [--seconds S]
 
 64 LoRA adapters over the bundled model, all loaded by both, 8 of them in a batch at most. Clients ask for 1, 8 or all
-of them, each as often (uniform), or the n-th 1/n as often as the first (Zipf); greedy requests of 24 tokens. Both
-sides have one engine of one thread in float32, are up at the same time, and idle while the other is measured, in turns.
+of them, each as often (uniform), or the n-th 1/n as often as the first (Zipf); greedy requests of 24 tokens. Then, with
+nobody else asking: the first answer of an adapter that was never loaded, and a name's next version from the flip to its
+first answer. fettle finds both in its registry by itself; vLLM's server is told of each file, which is in its times.
+Both sides have one engine of one thread in float32, are up at the same time, and idle while the other is measured, in
+turns.
 """
 
 from __future__ import annotations
@@ -18,18 +21,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from fettle.cluster import ray_session
 from fettle.engine.env import EngineOptions
 from fettle.models.base import BUNDLED
+from fettle.registry.folder import FolderRegistry
 from fettle.serving.app import serve
 from fettle.serving.front import guard_proxies
 from fettle.serving.port import free_port
 from house_format import row, write_results
 from serve import p99
 from serve_sides import vllm_server
-from serving_case import TOKENS, Seen, clients, make_adapters
+from serving_case import TOKENS, Seen, ask, clients, make_adapters
 
-ADAPTERS, SLOTS, ROUNDS = 64, 8, 3
+ADAPTERS, SLOTS, ROUNDS, FRESH = 64, 8, 3, 8
+NAMED = "adapter-000"
 MIXES = ((1, "uniform"), (8, "uniform"), (8, "zipf"), (64, "uniform"), (64, "zipf"))
 
 
@@ -43,17 +50,21 @@ def main() -> None:
     )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        adapters = make_adapters(Path(folder), ADAPTERS)
-        named = {one.name: one for one in adapters}
-        more: dict[str, Any] = {"adapters": named, "replicas": 1, "options": options, "places": ADAPTERS}
+        adapters = make_adapters(Path(folder) / "adapters", ADAPTERS + 2 * FRESH)
+        registry = FolderRegistry(Path(folder) / "registry")
+        for one in adapters[: ADAPTERS + FRESH]:
+            registry.publish(one.name, one, alias="production")
+        more: dict[str, Any] = {"registry": registry.root, "replicas": 1, "options": options, "places": ADAPTERS}
         guard_proxies()  # as `fettle serve`, before there is a Ray
         with (
             ray_session(),
-            vllm_server(BUNDLED["tiny"], options, adapters) as theirs,
+            vllm_server(BUNDLED["tiny"], options, adapters[:ADAPTERS]) as theirs,
             serve("tiny", port=free_port(), **more, say=print) as at,
         ):
             sides = {"fettle": at.url, "vLLM": theirs}
             for url in sides.values():
+                for one in adapters[:ADAPTERS]:
+                    first_answer(url, one.name)
                 run(url, 8, 5.0, asks(ADAPTERS, "uniform"))
             for count in told.clients:
                 for many, mix in MIXES:
@@ -62,6 +73,17 @@ def main() -> None:
                         for side, url in sides.items():
                             found[side].append(run(url, count, told.seconds, asks(many, mix)))
                     rows += compared(f"{many} adapter{'s' * (many > 1)}, {mix}, {count} clients", told.seconds, found)
+            cold, flipped = adapters[ADAPTERS : ADAPTERS + FRESH], adapters[ADAPTERS + FRESH :]
+            rows += [
+                later("a cold adapter's first answer", cold, lambda one: first_answer(at.url, one.name), theirs),
+                later(
+                    "a hot swap, until its first answer",
+                    flipped,
+                    lambda one: swap(at.url, registry, one),
+                    theirs,
+                    NAMED,
+                ),
+            ]
     write_results("serve_adapters", rows, "one engine thread, clients on the same cores")
 
 
@@ -80,6 +102,43 @@ def run(url: str, count: int, seconds: float, name_of: Callable[[int], str]) -> 
     if failed := [one for one in ended if not one.is_whole]:
         raise SystemExit(f"{len(failed)} of {len(ended)} requests failed: {failed[0]}")
     return ended
+
+
+def first_answer(url: str, name: str) -> float:
+    """Seconds of one request of 24 tokens."""
+    seen = ask(requests.Session(), url, name, False)
+    if not seen.is_whole:
+        raise SystemExit(f"{name}: {seen}")
+    return seen.seconds
+
+
+def swap(url: str, registry: FolderRegistry, adapter: Path) -> float:
+    """Seconds from the flip of an alias to another version until the first answer of that version has come."""
+    version = registry.publish(NAMED, adapter)
+    began = time.monotonic()
+    registry.point(NAMED, "production", version.number)
+    session = requests.Session()
+    while ask(session, url, NAMED, False).version != f"{NAMED}:{version.number}":
+        pass
+    return time.monotonic() - began
+
+
+def later(
+    what: str, adapters: list[Path], ours: Callable[[Path], float], theirs: str, name: str = ""
+) -> dict[str, Any]:
+    """Medians in milliseconds: fettle's, and what vLLM's server takes to be told of each file and answer with it, in
+    place of what it has under that name or as one more."""
+
+    def its(adapter: Path) -> float:
+        began = time.monotonic()
+        told = {"lora_name": name or adapter.name, "lora_path": str(adapter), "load_inplace": bool(name)}
+        requests.post(f"{theirs}/v1/load_lora_adapter", json=told, timeout=60).raise_for_status()
+        first_answer(theirs, name or adapter.name)
+        return time.monotonic() - began
+
+    found = [1000 * statistics.median(map(side, adapters)) for side in (ours, its)]
+    print(f"{what:<34} {found[0]:7,.0f} ms, vLLM's server {found[1]:7,.0f}", flush=True)
+    return row(what, "ms", found[0], "vLLM's server", found[1], found[1] / found[0], limit=False)
 
 
 def compared(what: str, seconds: float, found: dict[str, list[list[Seen]]]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def vllm_server(model: Path, options: EngineOptions, adapters: Sequence[Path] = 
         words += ["--enable-lora", "--lora-modules", *(f"{folder.name}={folder}" for folder in adapters)]
         for name in ("max_loras", "max_lora_rank", "max_cpu_loras"):
             words += [f"--{name.replace('_', '-')}", str(arguments[name])]
-    told = os.environ | _environment(options)
+    told = os.environ | _environment(options) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", _SERVER, *words], env=told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

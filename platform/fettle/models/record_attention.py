@@ -94,7 +94,7 @@ def _record(
 ) -> torch.Tensor:
     """Of one record, [1, tokens, H, D], in `low` or in float32 where that is faster."""
     tokens, width = query.shape[2:]
-    used = torch.float32 if _is_slow_in_low(tokens, width) else low
+    used = torch.float32 if low.itemsize < 4 and _is_slow_in_low(tokens, width) else low
     query, key, value = query.to(used), key.to(used), value.to(used)
     told: Any = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -120,7 +120,8 @@ def _is_slow_in_low(tokens: int, width: int) -> bool:
 @lru_cache(1)
 def _causal() -> torch.Tensor:
     """[_WHOLE, _WHOLE], what is added to the products: nothing to what is seen."""
-    return torch.full((_WHOLE, _WHOLE), -torch.inf).triu(1)
+    with torch.inference_mode(False):  # wherever it is made first, gradients may want it later
+        return torch.full((_WHOLE, _WHOLE), -torch.inf, dtype=torch.float32, device="cpu").triu(1)
 
 
 AttentionInterface.register(_NAME, _attention)

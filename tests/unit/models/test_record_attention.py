@@ -103,12 +103,24 @@ def test_a_long_record_is_attended_in_parts_to_the_same_end(tokens: int) -> None
     query, key, value = inputs[0], inputs[1, :, :2], inputs[2, :, :2]  # two heads of queries for each of keys
     told: Any = {"scale": 0.3, "enable_gqa": True}
     whole = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, **told)
+    record_attention._causal.cache_clear()
+    with torch.inference_mode():
+        record_attention._record(query, key, value, torch.float32, 0.3, 0.0)
     ours = record_attention._record(query, key, value, torch.float32, 0.3, 0.0).transpose(1, 2)
     way = torch.randn_like(whole)
 
     grads, ours_grads = (torch.autograd.grad(one, inputs, way, retain_graph=True)[0] for one in (whole, ours))
 
     assert torch.allclose(ours, whole, atol=1e-5) and torch.allclose(ours_grads, grads, atol=1e-4)
+
+
+def test_a_model_in_float64_stays_there(tmp_path: Path) -> None:
+    model = load_weights(write_model("llama", tmp_path), torch.float64)
+    logits = model(input_ids=IDS, position_ids=POSITIONS, use_cache=False).logits
+
+    attend_by_record(model)
+
+    assert torch.allclose(model(input_ids=IDS, position_ids=POSITIONS, use_cache=False).logits, logits, atol=1e-12)
 
 
 def test_beside_an_adapter_it_is_the_base_that_attends(tmp_path: Path, calls: list[int]) -> None:

@@ -33,9 +33,9 @@ Of a step in float32 on one core (`base-8m`, Alpaca, torch's profiler, 2026-12-0
 
 More than half are matrix products at what the core can do (about 195 GFLOP/s), the same on both sides: 1.2 times
 LLaMA-Factory would want all else in 1.0 s and not 1.2. Norms and rotary positions as single operations, written by
-hand and tried, gave 0 to 2 %. In bfloat16 the products take a third of that, and what fettle does otherwise counts: short
-records attend in float32, where torch's kernel is faster; rows of few widths, for which oneDNN compiles no new kernels;
-LoRA's inputs cast once. Two workers share two cores with the driver and Ray, which take a twentieth of them.
+hand and tried, gave 0 to 2 %. In bfloat16 the products take a third of that, and what fettle does otherwise counts:
+short records attend in float32, where torch's kernel is faster; rows of few widths, for which oneDNN compiles no new
+kernels; LoRA's inputs cast once. Two workers share two cores with the driver and Ray, which take a twentieth of them.
 
 ## Not measured here
 

@@ -3,6 +3,10 @@
 Upstream (vLLM 0.32.0, vllm/lora/ops/torch_ops/lora_ops.py) copies an adapter's whole matrix for every token and
 multiplies row by row: an engine of a small model answers a fifth as fast with an adapter as without
 (`benchmarks/engine_lora.py`). And a row without an adapter, whose slot is -1, gets the last slot's.
+
+Matrices are as wide as the largest rank that the engine takes, and filled up with zeros. Where their tensor has
+`ranks`, of each slot (`patches.tell_ranks`), the zeros are left out: an endpoint that follows a registry takes a rank
+of 64, and most adapters have 8 or 16.
 """
 
 from __future__ import annotations
@@ -109,7 +113,8 @@ def bgmv_expand_slice(
 
 
 def _shrink(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, rows: Rows, scaling: float) -> None:
-    found = _products(inputs, weights, output.dtype, rows) * scaling
+    rank = _rank(weights, rows, weights.shape[-2])
+    found = _products(inputs, weights.flatten(1, -2)[:, :rank], output.dtype, rows) * scaling
     if rows.order is None:
         output[: rows.count, : found.shape[1]] = found
     else:
@@ -119,7 +124,8 @@ def _shrink(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, r
 def _expand(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, rows: Rows, add_inputs: bool) -> None:
     if not add_inputs:
         output.zero_()
-    found = _products(inputs, weights, output.dtype, rows)
+    rank = _rank(weights, rows, weights.shape[-1])
+    found = _products(inputs[:, :rank], weights.flatten(1, -2)[..., :rank], output.dtype, rows)
     width = min(found.shape[1], output.shape[1])
     if rows.order is None:
         output[: rows.count, :width] += found[:, :width]
@@ -127,10 +133,15 @@ def _expand(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, r
         output[:, :width].index_add_(0, rows.order, found[:, :width])
 
 
-def _products(inputs: torch.Tensor, weights: torch.Tensor, dtype: torch.dtype, rows: Rows) -> torch.Tensor:
-    """Of the rows, in their order: each with its slot's matrix."""
+def _rank(weights: torch.Tensor, rows: Rows, most: int) -> int:
+    """The largest of the rows' adapters."""
+    ranks: dict[int, int] = getattr(weights, "ranks", {})
+    return max((ranks.get(slot, most) for slots, _ in rows.groups for slot in slots), default=most)
+
+
+def _products(inputs: torch.Tensor, matrices: torch.Tensor, dtype: torch.dtype, rows: Rows) -> torch.Tensor:
+    """Of the rows, in their order: each with its slot's matrix. matrices: slots × out × in."""
     inputs = (inputs[: rows.count] if rows.order is None else inputs[rows.order]).to(dtype)
-    matrices = weights.flatten(1, -2)  # slots × out × in
     found, first = [], 0
     for slots, length in rows.groups:
         count = len(slots) * length

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.lora import model_manager
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
 from vllm.model_executor.layers.activation import get_act_fn
@@ -28,6 +29,34 @@ def multiply_rows_together() -> None:
     """
     for name in _PRODUCTS:
         setattr(punica_cpu, name, getattr(lora_products, name))
+
+
+def tell_ranks() -> None:
+    """LoRA's matrices know the rank of the adapter in each slot, for `lora_products` to leave the rest out."""
+    upstream = model_manager.LoRAModelManager.activate_adapter
+    if getattr(upstream, "tells_ranks", False):
+        return
+
+    def activate_adapter(self: Any, lora_id: int) -> bool:
+        has_moved = upstream(self, lora_id)
+        if has_moved:
+            ranks = self.__dict__.setdefault("_ranks", {})  # one of all matrices of an engine
+            ranks[self.lora_index_to_id.index(lora_id)] = _largest_rank(self._registered_adapters[lora_id])
+            for module in self.modules.values():
+                for stacked in (getattr(module, "lora_a_stacked", ()), getattr(module, "lora_b_stacked", ())):
+                    for weights in stacked if isinstance(stacked, (tuple, list)) else ():
+                        weights.ranks = ranks
+        return has_moved
+
+    activate_adapter.tells_ranks = True  # type: ignore[attr-defined]
+    model_manager.LoRAModelManager.activate_adapter = activate_adapter  # type: ignore[method-assign]
+
+
+def _largest_rank(adapter: Any) -> int:
+    """Of its layers, which may have their own (PEFT's `rank_pattern`)."""
+    matrices = (layer.lora_a for layer in adapter.loras.values())
+    each = (one for some in matrices for one in (some if isinstance(some, (tuple, list)) else [some]))
+    return max((one.shape[0] for one in each if one is not None), default=1)
 
 
 def approximate_blooms_gelu() -> None:
@@ -81,6 +110,7 @@ def restore_upstream() -> None:
 
 
 multiply_rows_together()
+tell_ranks()
 approximate_blooms_gelu()
 survive_prompt_logprobs()
 permit_amx()

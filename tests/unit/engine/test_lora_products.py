@@ -96,3 +96,18 @@ def test_products_are_in_the_outputs_type():
 def test_rows_without_an_adapter_told_of_each_are_no_guess():
     with pytest.raises(ValueError, match="5 rows and 3 adapters"):
         ours.bgmv_shrink(torch.ones(5, IN), torch.ones(1, RANK, IN), torch.zeros(5, RANK), torch.tensor([0, 0, 0]))
+
+
+@pytest.mark.parametrize("slots", MIXES.values(), ids=MIXES.keys())
+def test_what_lies_beyond_the_largest_rank_of_the_batch_is_not_read(slots):
+    """Zeros, where vLLM has filled a slot up; here nothing that could be multiplied."""
+    x, a, b, base, wanted = case(slots)
+    wide = torch.full((SLOTS, 1, RANK + 3, IN), torch.nan), torch.full((SLOTS, 1, OUT, RANK + 3), torch.nan)
+    wide[0][:, :, :RANK], wide[1][..., :RANK] = a, b
+    for weights in wide:
+        weights.ranks = dict.fromkeys(range(SLOTS), RANK)
+    shrunk, found = torch.zeros(len(slots), RANK + 3), base.clone()
+    ours.sgmv_shrink(x, wide[0], shrunk, *runs_of(slots), 2.0)
+    ours.sgmv_expand(shrunk, wide[1], found, *runs_of(slots), True)
+    torch.testing.assert_close(found, wanted)
+    assert not shrunk[:, RANK:].any()

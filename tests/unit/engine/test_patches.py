@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,3 +89,21 @@ def test_a_process_that_only_serves_may_use_the_matrix_registers() -> None:
     told = f"import fettle.engine.patches; {ask}; print(bool(held.value >> 18 & 1))"  # ARCH_GET_XCOMP_PERM, tile data
     found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert found.stdout.split()[-1] == "True"
+
+
+def test_matrices_know_the_largest_rank_of_the_adapter_in_each_slot() -> None:
+    stacked = (torch.zeros(2, 1, 8, 4),)
+    module = SimpleNamespace(lora_a_stacked=stacked, lora_b_stacked=(), set_lora=lambda *_: None)
+    layers = {"plain": torch.ones(3, 4), "packed": [torch.ones(2, 4), None, torch.ones(5, 4)]}
+    adapter = SimpleNamespace(id=7, loras={name: SimpleNamespace(lora_a=a, lora_b=a) for name, a in layers.items()})
+    manager = SimpleNamespace(
+        _active_adapters={},
+        _registered_adapters={7: adapter},
+        lora_index_to_id=[3, None],
+        modules={"plain": module},
+        _get_lora_layer_weights=lambda adapter, name: adapter.loras[name],
+    )
+
+    assert patches.model_manager.LoRAModelManager.activate_adapter(manager, 7)
+
+    assert stacked[0].ranks == {1: 5}

@@ -36,7 +36,7 @@ from serve_sides import vllm_server
 from serving_case import TOKENS, Seen, ask, clients, make_adapters
 
 ADAPTERS, SLOTS, ROUNDS, FRESH = 64, 8, 3, 8
-NAMED = "adapter-000"
+NAMED, SWAPPED_S = "adapter-000", 60
 MIXES = ((1, "uniform"), (8, "uniform"), (8, "zipf"), (64, "uniform"), (64, "zipf"))
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             sides = {"fettle": at.url, "vLLM": theirs}
             for url in sides.values():
                 for one in adapters[:ADAPTERS]:
-                    first_answer(url, one.name)
+                    answer(url, one.name)
                 run(url, 8, 5.0, asks(ADAPTERS, "uniform"))
             for count in told.clients:
                 for many, mix in MIXES:
@@ -75,7 +75,7 @@ def main() -> None:
                     rows += compared(f"{many} adapter{'s' * (many > 1)}, {mix}, {count} clients", told.seconds, found)
             cold, flipped = adapters[ADAPTERS : ADAPTERS + FRESH], adapters[ADAPTERS + FRESH :]
             rows += [
-                later("a cold adapter's first answer", cold, lambda one: first_answer(at.url, one.name), theirs),
+                later("a cold adapter's first answer", cold, lambda one: answer(at.url, one.name).seconds, theirs),
                 later(
                     "a hot swap, until its first answer",
                     flipped,
@@ -104,12 +104,12 @@ def run(url: str, count: int, seconds: float, name_of: Callable[[int], str]) -> 
     return ended
 
 
-def first_answer(url: str, name: str) -> float:
-    """Seconds of one request of 24 tokens."""
+def answer(url: str, name: str) -> Seen:
+    """One request of 24 tokens. Raises SystemExit where it fails."""
     seen = ask(requests.Session(), url, name, False)
     if not seen.is_whole:
         raise SystemExit(f"{name}: {seen}")
-    return seen.seconds
+    return seen
 
 
 def swap(url: str, registry: FolderRegistry, adapter: Path) -> float:
@@ -117,9 +117,9 @@ def swap(url: str, registry: FolderRegistry, adapter: Path) -> float:
     version = registry.publish(NAMED, adapter)
     began = time.monotonic()
     registry.point(NAMED, "production", version.number)
-    session = requests.Session()
-    while ask(session, url, NAMED, False).version != f"{NAMED}:{version.number}":
-        pass
+    while answer(url, NAMED).version != f"{NAMED}:{version.number}":
+        if time.monotonic() > began + SWAPPED_S:
+            raise SystemExit(f"{NAMED}:{version.number} answers nothing after {SWAPPED_S} s")
     return time.monotonic() - began
 
 
@@ -133,7 +133,7 @@ def later(
         began = time.monotonic()
         told = {"lora_name": name or adapter.name, "lora_path": str(adapter), "load_inplace": bool(name)}
         requests.post(f"{theirs}/v1/load_lora_adapter", json=told, timeout=60).raise_for_status()
-        first_answer(theirs, name or adapter.name)
+        answer(theirs, name or adapter.name)
         return time.monotonic() - began
 
     found = [1000 * statistics.median(map(side, adapters)) for side in (ours, its)]

@@ -20,11 +20,20 @@ import torch
 @dataclass(frozen=True)
 class Rows:
     """Rows that have an adapter, those of one side by side, those of equally many rows too. order: which of the inputs'
-    they are, None where they are these, from the first on. groups: (slots in order, rows of each)."""
+    they are, None where they are these, from the first on."""
 
     order: torch.Tensor | None
-    groups: tuple[tuple[tuple[int, ...], int], ...]
+    groups: tuple[Group, ...]
     count: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Slots, in their order, with equally many rows each. place: of them all, None where they lie side by side."""
+
+    slots: tuple[int, ...]
+    length: int
+    place: torch.Tensor | None
 
 
 _LARGE = 1 << 14
@@ -136,28 +145,24 @@ def _expand(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, r
 def _rank(weights: torch.Tensor, rows: Rows, most: int) -> int:
     """The largest of the rows' adapters."""
     ranks: dict[int, int] = getattr(weights, "ranks", {})
-    return max((ranks.get(slot, most) for slots, _ in rows.groups for slot in slots), default=most)
+    return max((ranks.get(slot, most) for group in rows.groups for slot in group.slots), default=most)
 
 
 def _products(inputs: torch.Tensor, matrices: torch.Tensor, dtype: torch.dtype, rows: Rows) -> torch.Tensor:
     """Of the rows, in their order: each with its slot's matrix. matrices: slots × out × in."""
     inputs = (inputs[: rows.count] if rows.order is None else inputs[rows.order]).to(dtype)
     found, first = [], 0
-    for slots, length in rows.groups:
+    for group in rows.groups:
+        slots, length = group.slots, group.length
         count = len(slots) * length
         mine = inputs[first : first + count]
         first += count
-        if slots[-1] - slots[0] == len(slots) - 1:  # as they lie: nothing is copied, half of the time of small ones
-            theirs = matrices[slots[0] : slots[-1] + 1]
-        elif matrices[0].numel() < _LARGE:
-            theirs = matrices.index_select(0, torch.tensor(slots))
-        else:
+        if len(slots) == 1 or (group.place is not None and matrices[0].numel() >= _LARGE):
             parts = zip(slots, mine.split(length), strict=True)
             found += [part @ matrices[slot].to(dtype).T for slot, part in parts]
-            continue
-        if len(slots) == 1:
-            found.append(mine @ theirs[0].to(dtype).T)
-        else:
+        else:  # side by side nothing is copied: half of the time of small ones
+            beside = matrices[slots[0] : slots[-1] + 1]
+            theirs = beside if group.place is None else matrices.index_select(0, group.place)
             found.append(torch.bmm(mine.view(-1, length, mine.shape[1]), theirs.to(dtype).mT).flatten(0, 1))
     if len(found) == 1:
         return found[0]
@@ -186,5 +191,11 @@ def _rows(slots: tuple[int, ...], lengths: tuple[int, ...]) -> Rows:
     for slot, found in sorted(of_slot.items()):
         as_long.setdefault(len(found), []).append(slot)
     order = [row for same in as_long.values() for slot in same for row in of_slot[slot]]
-    groups = tuple((tuple(same), length) for length, same in as_long.items())
-    return Rows(None if order == list(range(len(order))) else torch.tensor(order), groups, len(order))
+    groups = tuple(Group(tuple(same), length, _unless_run(same)) for length, same in as_long.items())
+    return Rows(_unless_run(order, 0), groups, len(order))
+
+
+def _unless_run(numbers: list[int], first: int | None = None) -> torch.Tensor | None:
+    """None where each is one more than the one before it, from `first` on or from wherever they begin."""
+    begin = numbers[0] if first is None else first
+    return None if numbers == list(range(begin, begin + len(numbers))) else torch.tensor(numbers)

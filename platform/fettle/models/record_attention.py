@@ -25,6 +25,7 @@ _NAME = "fettle_by_record"
 _WHOLE = 512
 """Keys that torch's CPU kernel takes at a time, also where `is_causal` says that most of them are not seen."""
 _PART = 128
+"""Queries of a longer record that are given to it at a time, with those keys that they see."""
 
 
 def attend_by_record(model: Any) -> None:
@@ -75,10 +76,10 @@ def _attention(
     if torch.is_autocast_enabled("cpu"):  # which would cast to it whatever torch's attention is given
         low = torch.get_autocast_dtype("cpu")
     found = []
-    for row, of_row in enumerate(lengths):  # split and not cut out: its way back writes each gradient once
-        queries, keys, values = (one[row : row + 1].split(of_row, dim=2) for one in (query, key, value))
-        parts = zip(queries, keys, values, strict=True)
-        with torch.autocast("cpu", enabled=False):
+    with torch.autocast("cpu", enabled=False):
+        for row, of_row in enumerate(lengths):  # split and not cut out: its way back writes each gradient once
+            queries, keys, values = (one[row : row + 1].split(of_row, dim=2) for one in (query, key, value))
+            parts = zip(queries, keys, values, strict=True)
             found += [_record(q, k, v, low, told.get("scaling"), told.get("dropout", 0.0)) for q, k, v in parts]
     rows, heads, tokens, _ = query.shape
     return torch.cat(found, dim=1).view(rows, tokens, heads, -1), None

@@ -35,6 +35,7 @@ from fettle.serving.served import Served, resolved
 APP = "fettle"
 _FREE_CPU_TIMEOUT_S = 20
 _STOP_TIMEOUT_S = 20
+_KNOWN_TIMEOUT_S = 60  # to the ingress: it asks every half second, for two seconds
 _HEAD = "node:__internal_head__"  # Ray gives its head node this resource
 _CPUS_OF_A_REPLICA = 2  # its engine and what feeds it: two replicas where there are twice as many
 
@@ -193,8 +194,13 @@ def _deploy(
     told: dict[str, Any] = {"num_replicas": replicas, "max_constructor_retry_count": 1}
     app = application([(served, options)], keys, here, on_head=True, **told)
     try:
-        ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
-    except (RuntimeError, ray.exceptions.RayError) as error:
+        ingress = ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
+        until = time.monotonic() + _KNOWN_TIMEOUT_S
+        while not ingress.is_ready.remote().result(timeout_s=_KNOWN_TIMEOUT_S):
+            if time.monotonic() > until:
+                raise FettleError(f"the engine started, and is not there for requests; log: {log}")
+            time.sleep(0.1)
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         raise FettleError(f"the engine did not start: {_reason(error)}; log: {log}") from error
 
 

@@ -68,15 +68,19 @@ class Ingress:
         served += [Behind(self._versions[name], (name,), FolderRegistry(registry)) for name, registry in followed]
         registries = [one.registry for one in served if one.registry is not None]
         self._traffic = Traffic(registries, [name for _, names, _ in models for name in names])
-        engines: Engines = Several(served) if len(served) > 1 else served[0].engines
+        self._engines: Engines = Several(served) if len(served) > 1 else served[0].engines
         access = Access(KeyFile(keys) if keys is not None else None)
-        self._gate = Gate(engines, access, self._traffic, RequestMetrics(), registries)
+        self._gate = Gate(self._engines, access, self._traffic, RequestMetrics(), registries)
         self._refreshing: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         await self._know()
         self._refreshing = asyncio.create_task(self._refresh())
         return self._gate
+
+    async def is_ready(self) -> bool:
+        """As /ready has it: Ray Serve takes this deployment for started before it knows of the engines."""
+        return await self._engines.cards() is not None
 
     async def _refresh(self) -> None:
         while True:

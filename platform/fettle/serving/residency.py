@@ -17,13 +17,12 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fettle.artifact import digest_folder
 from fettle.data.neutral import Neutral
 from fettle.errors import UserError
 from fettle.registry.folder import FolderRegistry, Version
 from fettle.registry.reference import Reference
 from fettle.serving.copies import own_folder
-from fettle.serving.resident import NoRoom, NotPublished, Resident
+from fettle.serving.resident import NoRoom, NotPublished, Resident, copy
 from fettle.serving.resolve import ServedAdapter
 
 if TYPE_CHECKING:  # it imports vLLM, which the driver has no use for
@@ -159,8 +158,11 @@ class Residency:
         """Loads a version and lets the alias mean it, if it still is to. With no room, and nobody asking for the name,
         it is only looked at."""
         try:
-            is_in_use = any(one.version.name == name for one in self._held.values())
-            if is_in_use or name in self._pinned or len(self._held) + len(self._coming) < self._most:
+            is_first = name in self._pinned or any(one.version.name == name for one in self._held.values())
+            pinned = [task for (other, _), task in self._moving.items() if other in self._pinned]
+            if pinned and not is_first:
+                await asyncio.wait(pinned)  # the places are theirs, however long their files take to copy
+            if is_first or len(self._held) + len(self._coming) < self._most:
                 await self._ensured(version)
             else:
                 await self._looked_at(version)
@@ -223,11 +225,8 @@ class Residency:
         return self._folder / f"{version.name}-{version.number}-{time.monotonic_ns()}"
 
     def _copied(self, version: Version, folder: Path) -> tuple[ServedAdapter, Neutral]:
-        """The replica's own copy: the engine may read it again whenever it likes, whatever becomes of the registry."""
-        shutil.copytree(version.folder, folder)
         try:
-            if digest_folder(folder) != version.digest:
-                raise UserError(f"the files of {version.id} are not those that were published")
+            copy(version, folder)
             served = self._admit(version.id, folder)
             return served, self._neutral_of(served.defaults.get("chat_template"))
         except UserError as error:

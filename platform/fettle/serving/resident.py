@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fettle.artifact import digest_folder
 from fettle.data.neutral import Neutral
-from fettle.errors import FettleError
+from fettle.errors import FettleError, UserError
 from fettle.registry.folder import Version
 
 
@@ -30,3 +32,11 @@ class Resident:
     neutral: Neutral
     running: int = 0
     used: float = 0.0
+
+
+def copy(version: Version, folder: Path) -> None:
+    """Makes `folder` the replica's own copy of its files: the engine may read them again whenever it likes, whatever
+    becomes of the registry. Raises UserError where they are not those that were published."""
+    shutil.copytree(version.folder, folder)
+    if digest_folder(folder) != version.digest:
+        raise UserError(f"the files of {version.id} are not those that were published")

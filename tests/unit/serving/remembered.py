@@ -10,16 +10,18 @@ from fettle.serving.residency import Residency
 
 
 class Remembers:
-    """The engine's adapters: by id the folder each was loaded from. What is in `bad` cannot be loaded."""
+    """The engine's adapters: by id the folder each was loaded from, which takes `seconds`. What is in `bad` cannot
+    be loaded."""
 
     def __init__(self) -> None:
         self.there: dict[str, Path] = {}
         self.loads: list[str] = []
         self.bad: set[str] = set()
+        self.seconds = 0.0
 
     async def put(self, name: str, folder: Path) -> None:
         self.loads.append(name)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.seconds)
         if name in self.bad:
             raise UserError(f"adapter '{name}' cannot be loaded: rank")
         self.there[name] = folder

@@ -29,6 +29,18 @@ def test_a_pinned_name_is_loaded_first_and_never_pushed_out(resident, publish, r
     asyncio.run(story())
 
 
+def test_its_place_is_kept_while_its_files_are_copied(resident, publish, registry, engine) -> None:
+    async def story() -> None:
+        for name, said in (("a", "x"), ("b", "x"), ("pinned", "large")):
+            publish(name, said)
+        registry.pin("pinned", True)
+        engine.seconds = 0.3
+        await caught_up(resident(most=2))
+        assert len(engine.there) == 2 and "pinned:1" in ids(engine)
+
+    asyncio.run(story())
+
+
 def test_a_name_that_is_pinned_later_takes_its_place_and_keeps_it_over_new_versions(
     resident, publish, registry, engine
 ) -> None:

@@ -204,7 +204,7 @@ def preferences(rng: random.Random, facts: list[Fact], train: dict[str, list[str
             {"prompt": prompt, "chosen": chosen, "rejected": [message("assistant", rejected_answer(rng, fact, facts))]}
         )
     rng.shuffle(rows)
-    return rows
+    return list({json.dumps(row): row for row in rows}.values())
 
 
 def counter(rng: random.Random, facts: list[Fact], train: dict[str, list[str]]) -> list[Row]:

@@ -35,6 +35,7 @@ from transformers import (
 from text import document
 
 VOCAB, ROW_TOKENS, ROWS = 2048, 256, 8
+HARDLY_SEEN = 16  # times in the whole text
 HELD_OUT_SEED = 10_000_000  # pretraining documents count up from 0 and never get here
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Words with their leading space, digits one by one, punctuation, space: the split common to current models.
@@ -152,12 +153,14 @@ def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
 
 def pretrain(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, num_tokens: int, lr: float, compiled: bool
-) -> None:
-    """Train in place: AdamW, warm-up of 100 steps, cosine to a tenth, 2,048 tokens a step."""
+) -> torch.Tensor:
+    """Train in place: AdamW, warm-up of 100 steps, cosine to a tenth, 2,048 tokens a step. Returns how often each token
+    was seen, [VOCAB]."""
     steps = num_tokens // (ROWS * ROW_TOKENS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if compiled else model
     stream = token_stream(tokenizer, 0)
+    seen = torch.zeros(VOCAB, dtype=torch.long)
     started = time.monotonic()
     for step in range(steps):
         cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))
@@ -166,16 +169,28 @@ def pretrain(
         # Documents are short: every eighth step runs on across them, so that positions up to 511 are trained too.
         is_long = step % 8 == 7
         shape = (ROWS // 2, ROW_TOKENS * 2) if is_long else (ROWS, ROW_TOKENS)
-        loss = loss_of(forward, *next_batch(stream, *shape, exact=not is_long))
+        ids, positions = next_batch(stream, *shape, exact=not is_long)
+        seen += torch.bincount(ids.flatten(), minlength=VOCAB)
+        loss = loss_of(forward, ids, positions)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == steps - 1:
-            seen = (step + 1) * ROWS * ROW_TOKENS
-            print(
-                f"step {step} tokens {seen} loss {loss.item():.3f} time {time.monotonic() - started:.0f} s", flush=True
-            )
+            spent = time.monotonic() - started
+            print(f"step {step} tokens {seen.sum()} loss {loss.item():.3f} time {spent:.0f} s", flush=True)
+    return seen
+
+
+def part_unseen(embeddings: torch.Tensor, seen: torch.Tensor, seed: int) -> None:
+    """Sets apart, in place, the rows of `embeddings` [VOCAB, hidden] whose tokens the text hardly holds.
+
+    Tied to the output, they are pushed away from every answer alike and end as one vector: nothing trained over frozen
+    embeddings could tell them apart. Each gets noise as wide as the other rows are.
+    """
+    rare = seen < HARDLY_SEEN
+    noise = torch.randn(int(rare.sum()), embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
+    embeddings[rare] += (noise * embeddings[~rare].float().std(dim=0)).to(embeddings.dtype)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -203,8 +218,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     tokenizer = make_tokenizer(num_documents=20_000)
     model = make_model(args.seed)
-    pretrain(model, tokenizer, args.tokens, args.lr, args.compile)
+    seen = pretrain(model, tokenizer, args.tokens, args.lr, args.compile)
     model.eval()
+    part_unseen(model.get_input_embeddings().weight.data, seen, args.seed)
     print(f"parameters {model.num_parameters()} held-out loss {held_out_loss(model, tokenizer):.3f} nats/token")
     save(model, tokenizer, args.out)
 

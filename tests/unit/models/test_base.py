@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fettle.artifact import new_artifact
 from fettle.errors import UserError
@@ -45,6 +46,12 @@ def refused(folder: Path) -> str:
 
 def test_the_bundled_name_is_a_folder_of_ours():
     assert resolve_base("tiny") == BUNDLED["tiny"] and (BUNDLED["tiny"] / "config.json").is_file()
+
+
+def test_what_is_trained_over_the_bundled_models_frozen_embeddings_can_tell_all_tokens_apart():
+    rows = load_file(BUNDLED["tiny"] / "model.safetensors")["model.embed_tokens.weight"].float()
+    cosines = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T
+    assert (cosines - torch.eye(len(rows))).max() < 0.99
 
 
 def test_a_folder_is_relative_to_the_recipe(model):

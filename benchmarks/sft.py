@@ -47,21 +47,11 @@ _HELDOUT = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    is_there = SHARED.is_dir()
-    data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
-    parser.add_argument("--data", type=Path, default=data)
-    parser.add_argument("--base", default=str(SHARED / "models/base-8m") if is_there else "tiny")
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--adapter", nargs="+", choices=("full", "lora"), default=["full", "lora"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="that it may use")
+    parser = parser_of(__doc__, steps=8, rounds=3)
     parser.add_argument("--quick", action="store_true", help="few steps: whether it works, and no measurement")
-    parser.add_argument("--no-llamafactory", action="store_true")
     options = parser.parse_args()
     steps, rounds = (4, 1) if options.quick else (options.steps, options.rounds)
-    python = None if options.no_llamafactory else _llamafactory()
+    python = None if options.no_llamafactory else llamafactory()
     cores: Queue[int] = Queue()
     for core in options.cores:
         cores.put(core)
@@ -75,6 +65,22 @@ def main() -> None:
     write_results("sft", rows, used, "quick" if options.quick else variant)
 
 
+def parser_of(description: str | None, *, steps: int, rounds: int) -> argparse.ArgumentParser:
+    """Of what is trained, and on what."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    is_there = SHARED.is_dir()
+    data = SHARED / "data/sft/alpaca_en_demo.json" if is_there else ROOT / "recipes/northline/tasks.jsonl"
+    parser.add_argument("--data", type=Path, default=data)
+    parser.add_argument("--base", default=str(SHARED / "models/base-8m") if is_there else "tiny")
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--adapter", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="that it may use")
+    parser.add_argument("--no-llamafactory", action="store_true")
+    return parser
+
+
 def _compared(
     folder: Path, base: str, precision: str, adapter: str, rounds: int, python: Path | None, cores: Queue[int]
 ) -> list[dict[str, Any]]:
@@ -85,7 +91,7 @@ def _compared(
         for number in range(rounds):
             for side in sides:
                 if number == 0 or side not in ONCE:
-                    found[side].append(_measured(side, folder, base, precision, adapter, python, core))
+                    found[side].append(measured(side, folder, base, precision, adapter, python, core))
     finally:
         cores.put(core)  # where a side fails too: the others would wait for it
     middle = {
@@ -112,9 +118,10 @@ def _less_is_better(what: str, unit: str, ours: float, side: str, its: float) ->
     return row(what, unit, ours, side, its, its / ours, limit=side == "bare")
 
 
-def _measured(
+def measured(
     side: str, folder: Path, base: str, precision: str, adapter: str, python: Path | None, core: int
 ) -> dict[str, float]:
+    """What a side tells, in a process of its own; see `sft_case.told`."""
     script, name, interpreter = "sft_sides.py", side, sys.executable
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     if side.startswith("llamafactory"):
@@ -147,7 +154,7 @@ def write_case(data: Path, base: str, folder: Path, steps: int) -> None:
     (folder / "train.json").write_text(json.dumps(rows[_HELDOUT : _HELDOUT + wanted]))
 
 
-def _llamafactory() -> Path:
+def llamafactory() -> Path:
     """The interpreter of its environment, which is made where it is not there."""
     folder = cache_folder("bench") / "llamafactory"
     python = folder / "bin" / "python"

@@ -1,19 +1,24 @@
-"""The engine itself against transformers and PEFT: blocking, concurrent, with its core in a thread and in a process."""
+"""The engine itself against transformers and PEFT: blocking, and concurrent, with its core in a process."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fettle.engine import EngineOptions, start_engine
+from fettle.engine.core import CoreProcess
 from fettle.engine.env import device, prepare_process
-from fettle.errors import UserError
+from fettle.errors import FettleError, UserError
 
 TOLERANCE = 1e-4  # nats; float32 in both, differing only in the order of sums (5e-6 measured)
 PROMPTS = [[5, 6, 7, 8], [300, 20, 9], [40, 41, 42, 43, 44], [7] * 12]
@@ -143,21 +148,21 @@ async def concurrently(engine: Any) -> list[Any]:
     return await asyncio.gather(*(one(row) for row in range(len(PROMPTS))))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("isolate", [False, True], ids=["core in a thread", "core in a process"])
+@pytest.mark.parametrize("is_early", [True, False], ids=["a core of ours", "a core of vLLM's"])
 def test_concurrent_engine_answers_the_same_and_its_death_is_seen(
-    tiny: Path, loras: dict[str, Path], reference: Any, isolate: bool
+    tiny: Path, loras: dict[str, Path], reference: Any, is_early: bool
 ) -> None:
+    core = CoreProcess(tiny, OPTIONS) if is_early else None  # it imports vLLM while this process does
     from fettle.engine.concurrent import start_concurrent_engine
 
     async def run() -> tuple[list[Any], bool]:
-        engine = await start_concurrent_engine(tiny, replace(OPTIONS, isolate=isolate))
+        engine = await start_concurrent_engine(tiny, OPTIONS, core)
         try:
             for name in ("polite", "brief"):
                 await engine.adapters.put(name, loras[name])
             await engine.warm_up()
             answers = await concurrently(engine)
-            break_core(engine)
+            os.kill(core.pid if core is not None else process_of(engine), signal.SIGKILL)
             with pytest.raises(Exception, match=r"EngineCore|EngineDead"):
                 await asyncio.wait_for(concurrently(engine), 60)
             return answers, engine.is_dead
@@ -174,13 +179,24 @@ def test_concurrent_engine_answers_the_same_and_its_death_is_seen(
     assert is_dead
 
 
-def break_core(engine: Any) -> None:
-    if engine._core is None:
-        for process in engine.llm.engine_core.resources.engine_manager.processes:
-            process.kill()
-        return
+def process_of(engine: Any) -> int:
+    """Of the core that vLLM has started."""
+    (process,) = engine.llm.engine_core.resources.engine_manager.processes
+    return int(process.pid)
 
-    def fail() -> None:
-        raise RuntimeError("broken by the test")
 
-    engine._core._core.step_fn = fail
+def test_why_a_core_does_not_load_is_told(tiny: Path) -> None:
+    core = CoreProcess(tiny, replace(OPTIONS, max_model_len=100_000))
+    with pytest.raises(FettleError, match="max_model_len"):
+        core.wait_until_loaded()
+    core.stop()
+
+
+def test_a_core_ends_with_the_process_that_started_it(tiny: Path) -> None:
+    program = (
+        "import os, sys; from fettle.engine.core import CoreProcess; from fettle.engine.env import EngineOptions;"
+        f"print(CoreProcess({str(tiny)!r}, EngineOptions()).pid, flush=True); os._exit(1)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    core = psutil.Process(int(told.stdout))
+    core.wait(60)

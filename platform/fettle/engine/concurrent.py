@@ -1,14 +1,8 @@
-"""vLLM answering many callers at once (AsyncLLM), with its core in a thread of this process or in one of its own."""
+"""vLLM answering many callers at once (AsyncLLM), with its core in another process."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import shutil
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +10,17 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import TokensPrompt
-from vllm.v1.engine import EngineCoreRequestType
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.core import EngineCoreProc, EngineShutdownState
-from vllm.v1.engine.utils import EngineZmqAddresses
-from vllm.v1.executor import Executor
 
 from fettle.engine.adapters import Adapters
+from fettle.engine.core import CoreProcess
 from fettle.engine.env import EngineOptions, engine_arguments
-
-_STOP_TIMEOUT_S = 10
 
 
 class ConcurrentEngine:
     """AsyncLLM and its adapters; made by `start_concurrent_engine`, on the event loop that will use it."""
 
-    def __init__(self, llm: AsyncLLM, core: CoreThread | None) -> None:
+    def __init__(self, llm: AsyncLLM, core: CoreProcess | None) -> None:
         self.llm = llm
         self.adapters = Adapters(llm)
         self._core = core
@@ -66,91 +55,20 @@ class ConcurrentEngine:
             pass
 
 
-async def start_concurrent_engine(model: Path, options: EngineOptions) -> ConcurrentEngine:
-    """The engine, loaded, on the running event loop, which stays free meanwhile. The process must be prepared."""
-    config = await asyncio.to_thread(_engine_config, model, options)
-    if options.isolated:
-        return ConcurrentEngine(AsyncLLM.from_vllm_config(config, disable_log_stats=True), None)
-    core = CoreThread(config)
+async def start_concurrent_engine(model: Path, options: EngineOptions, core: CoreProcess | None) -> ConcurrentEngine:
+    """The engine, loaded, on the running event loop, which stays free meanwhile. core: of the same model and options,
+    however far it is; None has vLLM start its own processes, as GPUs want it. The process must be prepared."""
     try:
+        config = await asyncio.to_thread(_engine_config, model, options)
+        if core is None:
+            return ConcurrentEngine(AsyncLLM.from_vllm_config(config, disable_log_stats=True), None)
         await asyncio.to_thread(core.wait_until_loaded)
         llm = AsyncLLM.from_vllm_config(config, client_addresses=core.client_addresses, disable_log_stats=True)
     except BaseException:
-        core.stop()
+        if core is not None:
+            core.stop()
         raise
     return ConcurrentEngine(llm, core)
-
-
-class CoreThread:
-    """vLLM's engine core in a thread, spoken to over the sockets it also uses between processes.
-
-    AsyncLLM offers only a process. On a CPU that costs a second import of vLLM (9 to 13 s of a 23 s start on 2 cores)
-    and 600 MB, for no throughput: 2,700 tokens/s at 32 sequences either way (base-8m, 2026-11), since torch's kernels
-    release the interpreter. Only the handshake with a parent process is left out of vLLM's own class.
-    """
-
-    def __init__(self, config: VllmConfig) -> None:
-        self._sockets = tempfile.mkdtemp(prefix="fettle-engine-")
-        self.client_addresses = {
-            "input_address": f"ipc://{self._sockets}/input",
-            "output_address": f"ipc://{self._sockets}/output",
-        }
-        # A copy, because AsyncLLM adds the core's cache blocks to its own config: shared, they would count twice.
-        self._config = copy.deepcopy(config)
-        self._core: _Core | None = None
-        self._failure: BaseException | None = None
-        self._loaded = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="engine-core", daemon=True)
-        self._thread.start()
-
-    def wait_until_loaded(self) -> None:
-        """Returns once the weights are loaded; raises what loading raised."""
-        self._loaded.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    def hide_sockets(self) -> None:
-        """Removes the sockets' files, once a request has gone both ways: a killed process leaves none behind."""
-        shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def stop(self) -> None:
-        """Aborts what runs and ends the thread."""
-        if self._core is not None and self._thread.is_alive():
-            self._core.shutdown_state = EngineShutdownState.REQUESTED
-            self._core.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
-            self._thread.join(_STOP_TIMEOUT_S)
-        self.hide_sockets()
-
-    def _run(self) -> None:
-        """Loads, then serves until stopped or failed; in one thread, since some of torch's settings are a thread's."""
-        try:
-            self._core = _Core(self._config, self.client_addresses)
-        except BaseException as error:  # handed to wait_until_loaded
-            self._failure = error
-            return
-        finally:
-            self._loaded.set()
-        try:
-            self._core.run_busy_loop()
-        except SystemExit:  # how the loop ends when told to
-            pass
-        except Exception:
-            self._core._send_engine_dead()  # AsyncLLM then fails every request and says so in `errored`
-            raise
-        finally:
-            self._core.shutdown()
-
-
-class _Core(EngineCoreProc):
-    """vLLM's core, given the addresses that a parent process would tell it."""
-
-    def __init__(self, config: VllmConfig, addresses: dict[str, str]) -> None:
-        self._given = EngineZmqAddresses(inputs=[addresses["input_address"]], outputs=[addresses["output_address"]])
-        super().__init__(config, True, "", Executor.get_class(config), False)
-
-    @contextmanager
-    def _perform_handshakes(self, *_: Any) -> Iterator[EngineZmqAddresses]:
-        yield self._given
 
 
 def _engine_config(model: Path, options: EngineOptions) -> VllmConfig:

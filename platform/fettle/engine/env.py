@@ -39,15 +39,14 @@ class EngineOptions:
     dtype: `auto` is float32 on a CPU, so that answers and log-probabilities are those of the float32 learner and of
     transformers (within 1e-4; bfloat16 moves single tokens by up to 0.04 nats, and is 1.7 times as fast at 64
     sequences), and the weights' own type on a GPU; over quantised weights, whose kernels take 16-bit numbers alone,
-    bfloat16 on a CPU. max_model_len: tokens of prompt and answer together, by default the
-    model's positions. kv_bytes: memory of the KV cache on a CPU. max_loras: adapters in one batch; 0 builds an engine
-    without LoRA layers, a quarter faster on a CPU. max_adapters: adapters kept in memory, at least twice max_loras.
-    threads: OpenMP threads, by default the cores less one, which is
-    left to HTTP. logprobs: `processed` are those of the distribution sampled from, after temperature, top-k and top-p;
-    `raw` are the model's own. isolate: the core in a process of its own; by default only on a GPU. takes_weights:
-    how they can be replaced while it runs, from a file or from the learner's memory. tensor_parallel: GPUs over which
-    the model is shared out. sleeps: it can give its GPU memory back between two uses. gpu_memory: share of each GPU's
-    memory that it takes while awake, by default vLLM's.
+    bfloat16 on a CPU. max_model_len: tokens of prompt and answer together, by default the model's positions. kv_bytes:
+    memory of the KV cache on a CPU. max_loras: adapters in one batch; 0 builds an engine without LoRA layers, a quarter
+    faster on a CPU. max_adapters: adapters kept in memory, at least twice max_loras. threads: OpenMP threads, by
+    default the cores less one, which is left to HTTP. logprobs: `processed` are those of the distribution sampled from,
+    after temperature, top-k and top-p; `raw` are the model's own. takes_weights: how they can be replaced while it
+    runs, from a file or from the learner's memory. tensor_parallel: GPUs over which the model is shared out. sleeps: it
+    can give its GPU memory back between two uses. gpu_memory: share of each GPU's memory that it takes while awake, by
+    default vLLM's.
     """
 
     dtype: Dtype = "auto"
@@ -60,7 +59,6 @@ class EngineOptions:
     seed: int = 0
     threads: int | None = None
     logprobs: Literal["raw", "processed"] = "raw"
-    isolate: bool | None = None
     takes_weights: Transfer | None = None
     tensor_parallel: int = 1
     sleeps: bool = False
@@ -76,11 +74,6 @@ class EngineOptions:
         for name in ("max_model_len", "max_num_seqs", "kv_bytes", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{value} is not a positive number", field=name)
-
-    @property
-    def isolated(self) -> bool:
-        """Whether the core gets a process of its own."""
-        return device() == "gpu" if self.isolate is None else self.isolate
 
 
 @cache

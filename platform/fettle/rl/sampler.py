@@ -33,7 +33,6 @@ def engine_options(job: RlJob, cluster: ClusterSpec) -> EngineOptions:
         threads=cluster.cpus_per_worker,
         logprobs="raw" if is_plain else "processed",
         takes_weights=None if has_adapter else spec.rollout.transfer,
-        isolate=False,
         tensor_parallel=spec.rollout.tensor_parallel,
         sleeps=spec.rollout.placement == "shared",
         gpu_memory=spec.rollout.gpu_memory,

@@ -15,6 +15,7 @@ from typing import Any
 from ray import serve
 
 from fettle.data.neutral import Neutral
+from fettle.engine.core import CoreProcess
 from fettle.engine.env import EngineOptions, device, prepare_process
 from fettle.errors import FettleError, UserError
 from fettle.models.base import load_tokenizer
@@ -134,11 +135,12 @@ def _neutral(served: ServedModel) -> dict[str, Neutral]:
 
 async def _start(served: ServedModel, options: EngineOptions) -> Any:
     prepare_process(options)
+    core = CoreProcess(served.folder, options) if device() == "cpu" else None
     # In a thread: the import takes some 10 s, and /health is to be answered meanwhile.
     await asyncio.to_thread(_import_engine)
     from fettle.engine.concurrent import start_concurrent_engine
 
-    engine = await start_concurrent_engine(served.folder, options)
+    engine = await start_concurrent_engine(served.folder, options, core)
     for adapter in served.adapters:
         await engine.adapters.put(adapter.name, adapter.folder)
     return engine

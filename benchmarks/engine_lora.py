@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     told = parser.parse_args()
     base = resolve_base(told.base)
-    options = EngineOptions(threads=1, max_loras=ANSWERS, max_lora_rank=told.rank, max_num_seqs=ANSWERS, isolate=False)
+    options = EngineOptions(threads=1, max_loras=ANSWERS, max_lora_rank=told.rank, max_num_seqs=ANSWERS)
     engine = start_engine(base, options)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ANSWERS):

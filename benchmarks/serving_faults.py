@@ -22,7 +22,6 @@ import requests
 from ray import serve as ray_serve
 
 from fettle.cluster import ray_session
-from fettle.engine.env import EngineOptions
 from fettle.registry.folder import FolderRegistry
 from fettle.serving.app import APP, serve
 from fettle.serving.front import guard_proxies
@@ -99,8 +98,7 @@ def _stale(seen: list[Seen], version: int, flipped: float) -> float:
 def kill(folder: Path, is_quick: bool) -> list[dict[str, Any]]:
     """With two replicas only what was in flight may fail; what is not streamed is answered by the other."""
     rows = []
-    options = EngineOptions(isolate=True)  # as on GPUs: an engine with a process of its own
-    with serve("tiny", port=free_port(), replicas=2, options=options, say=print) as at:
+    with serve("tiny", port=free_port(), replicas=2, say=print) as at:
         for what, name in (("a replica", REPLICA), ("an engine", ENGINE)):
             with clients(at.url, CLIENTS, lambda _: "tiny") as seen:
                 time.sleep(3)

@@ -132,9 +132,12 @@ def _end_with(line: Connection) -> None:
 def _loaded(model: Path, options: EngineOptions, addresses: dict[str, str]) -> Any:
     """vLLM's core, given the addresses that a parent would tell it in a handshake."""
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.system_utils import set_process_title
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.engine.utils import EngineZmqAddresses
     from vllm.v1.executor import Executor
+
+    set_process_title("EngineCore")  # as vLLM's own is called
 
     given = EngineZmqAddresses(inputs=[addresses["input_address"]], outputs=[addresses["output_address"]])
 

@@ -19,25 +19,38 @@ import torch
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that have an adapter, those of one side by side, those of equally many rows too. order: which of the inputs'
-    they are, None where they are these, from the first on."""
+    """Rows that have an adapter, by their slots. where: of all of them in the inputs, ascending; None where those are
+    the first. slots: in their order. lengths: of each slot its rows. sorted: the inputs' rows slot by slot, None where
+    they lie so. back: in what is sorted so, the rows as they were."""
 
-    order: torch.Tensor | None
-    groups: tuple[Group, ...]
-    count: int
+    where: torch.Tensor | None
+    slots: tuple[int, ...]
+    lengths: tuple[int, ...]
+    by_slot: torch.Tensor | None
+    back: torch.Tensor | None
+    padded: Padded
+
+    @property
+    def count(self) -> int:
+        """Of the rows."""
+        return sum(self.lengths)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Slots, in their order, with equally many rows each. place: of them all, None where they lie side by side."""
+class Padded:
+    """As if every slot had as many rows as the one with the most. rows: of the inputs, the first in place of none; None
+    where they lie so. back: where each row is then. slots: None where they lie side by side."""
 
-    slots: tuple[int, ...]
-    length: int
-    place: torch.Tensor | None
+    longest: int
+    rows: torch.Tensor | None
+    back: torch.Tensor | None
+    slots: torch.Tensor | None
 
 
 _LARGE = 1 << 14
 """Numbers in a matrix from which one product after the other is faster than copying the matrices together."""
+_LITTLE = 1 << 21
+"""Multiplications that cost less than the calls that would save them."""
 
 
 def sgmv_shrink(
@@ -123,11 +136,13 @@ def bgmv_expand_slice(
 
 def _shrink(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, rows: Rows, scaling: float) -> None:
     rank = _rank(weights, rows, weights.shape[-2])
-    found = _products(inputs, weights.flatten(1, -2)[:, :rank], output.dtype, rows) * scaling
-    if rows.order is None:
+    found = _products(inputs, weights.flatten(1, -2)[:, :rank], output.dtype, rows)
+    if scaling != 1.0:
+        found = found * scaling
+    if rows.where is None:
         output[: rows.count, : found.shape[1]] = found
     else:
-        output[rows.order, : found.shape[1]] = found
+        output[rows.where, : found.shape[1]] = found
 
 
 def _expand(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, rows: Rows, add_inputs: bool) -> None:
@@ -136,37 +151,40 @@ def _expand(inputs: torch.Tensor, weights: torch.Tensor, output: torch.Tensor, r
     rank = _rank(weights, rows, weights.shape[-1])
     found = _products(inputs[:, :rank], weights.flatten(1, -2)[..., :rank], output.dtype, rows)
     width = min(found.shape[1], output.shape[1])
-    if rows.order is None:
+    if rows.where is None:
         output[: rows.count, :width] += found[:, :width]
     else:
-        output[:, :width].index_add_(0, rows.order, found[:, :width])
+        output[:, :width].index_add_(0, rows.where, found[:, :width])
 
 
 def _rank(weights: torch.Tensor, rows: Rows, most: int) -> int:
     """The largest of the rows' adapters."""
     ranks: dict[int, int] = getattr(weights, "ranks", {})
-    return max((ranks.get(slot, most) for group in rows.groups for slot in group.slots), default=most)
+    return max((ranks.get(slot, most) for slot in rows.slots), default=most)
 
 
 def _products(inputs: torch.Tensor, matrices: torch.Tensor, dtype: torch.dtype, rows: Rows) -> torch.Tensor:
-    """Of the rows, in their order: each with its slot's matrix. matrices: slots × out × in."""
-    inputs = (inputs[: rows.count] if rows.order is None else inputs[rows.order]).to(dtype)
-    found, first = [], 0
-    for group in rows.groups:
-        slots, length = group.slots, group.length
-        count = len(slots) * length
-        mine = inputs[first : first + count]
-        first += count
-        if len(slots) == 1 or (group.place is not None and matrices[0].numel() >= _LARGE):
-            parts = zip(slots, mine.split(length), strict=True)
-            found += [part @ matrices[slot].to(dtype).T for slot, part in parts]
-        else:  # side by side nothing is copied: half of the time of small ones
-            beside = matrices[slots[0] : slots[-1] + 1]
-            theirs = beside if group.place is None else matrices.index_select(0, group.place)
-            found.append(torch.bmm(mine.view(-1, length, mine.shape[1]), theirs.to(dtype).mT).flatten(0, 1))
-    if len(found) == 1:
-        return found[0]
-    return torch.cat(found) if found else inputs.new_empty(0, matrices.shape[1])
+    """Of the rows, as they follow each other: each with its slot's matrix. matrices: slots × out × in."""
+    if not rows.slots:
+        return inputs.new_empty(0, matrices.shape[1], dtype=dtype)
+    padded, size = len(rows.slots) * rows.padded.longest, matrices[0].numel()
+    copies_little = size < _LARGE or rows.padded.slots is None
+    if len(rows.slots) > 1 and copies_little and (padded <= 2 * rows.count or padded * size <= _LITTLE):
+        return _at_once(inputs.to(dtype), matrices, rows)
+    mine = (inputs[: rows.count] if rows.by_slot is None else inputs[rows.by_slot]).to(dtype)
+    parts = zip(rows.slots, mine.split(rows.lengths), strict=True)
+    found = torch.cat([part @ matrices[slot].to(dtype).T for slot, part in parts])
+    return found if rows.back is None else found[rows.back]
+
+
+def _at_once(inputs: torch.Tensor, matrices: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """As `_products`, in one batch of products, however many slots and rows of each there are."""
+    padded, slots = rows.padded, rows.slots
+    mine = inputs[: rows.count] if padded.rows is None else inputs.index_select(0, padded.rows)
+    # Side by side nothing is copied, which is half of the time of small ones.
+    theirs = matrices[slots[0] : slots[-1] + 1] if padded.slots is None else matrices.index_select(0, padded.slots)
+    found = torch.bmm(mine.view(len(slots), padded.longest, -1), theirs.to(inputs.dtype).mT).flatten(0, 1)
+    return found if padded.back is None else found.index_select(0, padded.back)
 
 
 def _rows_of_runs(slots: torch.Tensor, lengths: torch.Tensor) -> Rows:
@@ -187,15 +205,31 @@ def _rows(slots: tuple[int, ...], lengths: tuple[int, ...]) -> Rows:
         if slot >= 0:
             of_slot.setdefault(slot, []).extend(range(first, first + length))
         first += length
-    as_long: dict[int, list[int]] = {}
-    for slot, found in sorted(of_slot.items()):
-        as_long.setdefault(len(found), []).append(slot)
-    order = [row for same in as_long.values() for slot in same for row in of_slot[slot]]
-    groups = tuple(Group(tuple(same), length, _unless_run(same)) for length, same in as_long.items())
-    return Rows(_unless_run(order, 0), groups, len(order))
+    of_slot = dict(sorted(of_slot.items()))
+    by_slot = [row for found in of_slot.values() for row in found]
+    where = sorted(by_slot)
+    place = {row: number for number, row in enumerate(by_slot)}
+    back = [place[row] for row in where]
+    longest = max(map(len, of_slot.values()), default=0)
+    filled = [row for found in of_slot.values() for row in found + [0] * (longest - len(found))]
+    at = {
+        row: number * longest + of_its
+        for number, found in enumerate(of_slot.values())
+        for of_its, row in enumerate(found)
+    }
+    is_full = len(filled) == len(where)
+    places = [at[row] for row in where]
+    padded = Padded(
+        longest,
+        _unless_run(filled, 0),
+        _unless_run(places, 0) if is_full else torch.tensor(places),
+        _unless_run(list(of_slot)),
+    )
+    counts = tuple(map(len, of_slot.values()))
+    return Rows(_unless_run(where, 0), tuple(of_slot), counts, _unless_run(by_slot, 0), _unless_run(back, 0), padded)
 
 
 def _unless_run(numbers: list[int], first: int | None = None) -> torch.Tensor | None:
     """None where each is one more than the one before it, from `first` on or from wherever they begin."""
-    begin = numbers[0] if first is None else first
+    begin = first if first is not None else numbers[0] if numbers else 0
     return None if numbers == list(range(begin, begin + len(numbers))) else torch.tensor(numbers)

@@ -15,6 +15,8 @@ MIXES = {
     "runs, one of them of the base": [0, 0, -1, -1, 2, 2, 2],
     "in turns": [0, 2, -1, 0, 2, -1, 0],
     "slots beside each other, not in order": [2, 1, 2, 1, 0, 0, -1],
+    "more of one than of the other": [0, 0, 1],
+    "more of one than of the other, apart": [2, -1, 0, 0, 0],
     "none": [-1] * 7,
 }
 
@@ -38,11 +40,12 @@ def runs_of(slots: list[int]) -> tuple[Any, ...]:
     return starts, lengths, found, len(found), int(lengths.max()), len(slots)
 
 
-@pytest.mark.parametrize("large", [0, 1 << 14])
+@pytest.mark.parametrize("large", [0, 1 << 14], ids=["one by one", "at once"])
 @pytest.mark.parametrize("slots", MIXES.values(), ids=MIXES.keys())
 def test_each_row_gets_its_own_adapter_and_a_row_of_the_base_none(slots, large, monkeypatch):
     """Also where matrices are so large that they are not copied together."""
     monkeypatch.setattr(ours, "_LARGE", large)
+    monkeypatch.setattr(ours, "_LITTLE", large)
     x, a, b, base, wanted = case(slots)
     shrunk, found = torch.zeros(len(slots), RANK), base.clone()
     ours.bgmv_shrink(x, a, shrunk, torch.tensor(slots), 2.0)

@@ -45,7 +45,7 @@ class CoreProcess:
         ours, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(its.fileno())],
+                [sys.executable, "-P", "-m", __name__, str(its.fileno())],
                 pass_fds=[its.fileno()],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 start_new_session=True,  # Ctrl-C is the endpoint's, which lets what runs end

@@ -21,23 +21,7 @@ is installed from its package. **Ratios above 1 are fettle's**: of times and siz
 fettle's by the peer's. A row in *italics* is beside a limit, not beside a peer: what nobody can beat, or what was set
 as a bound. Machines are noisy: what two files say is comparable only where one run wrote both.
 """
-TAIL = """## What holds a step back
-
-Of a step in float32 on one core (`base-8m`, Alpaca, torch's profiler, 2026-12-01), all weights trained:
-
-| | fettle | LLaMA-Factory, packed |
-|---|---|---|
-| matrix products, `aten::mm` | 1.47 s | 1.48 s |
-| attention, both ways | 0.51 s | 0.78 s |
-| all else | 0.69 s | 0.72 s |
-
-More than half are matrix products at what the core can do (about 195 GFLOP/s), the same on both sides: 1.2 times
-LLaMA-Factory would want all else in 1.0 s and not 1.2. Norms and rotary positions as single operations, written by
-hand and tried, gave 0 to 2 %. In bfloat16 the products take a third of that, and what fettle does otherwise counts:
-short records attend in float32, where torch's kernel is faster; rows of few widths, for which oneDNN compiles no new
-kernels; LoRA's inputs cast once. Two workers share two cores with the driver and Ray, which take a twentieth of them.
-
-## Not measured here
+TAIL = """## Not measured here
 
 | | why | where it could be |
 |---|---|---|
@@ -62,11 +46,23 @@ class Table:
 TABLES = (
     Table(
         "Fine-tuning",
-        ("sft-alpaca_en_demo", "sft-alpaca_en_demo-full", "sft-alpaca_en_demo-lora"),
+        ("sft-alpaca_en_demo", "sft-alpaca_en_demo-full", "sft-alpaca_en_demo-lora", "sft-c4_demo"),
         "make bench-sft",
         "The sft stage, TRL's SFTTrainer, LLaMA-Factory and a bare packed loop on the same tokens of the same records,"
         " with the same optimizer and rate; the held-out loss is of the same answers. Padded and packed say how a"
-        " side fills its batches; `trl-default` is TRL as it comes.",
+        " side fills its batches; `trl-default` is TRL as it comes. Records of 512 tokens, of which a row holds one,"
+        " are `--data ../shared/data/pretrain/c4_demo.jsonl --steps 4`.",
+    ),
+    Table(
+        "What holds a step of fine-tuning back",
+        ("sft-profile",),
+        "python benchmarks/sft_profile.py",
+        "In float32 more than half of a step are matrix products, at what the core can do or near it, the same on all"
+        " sides: 1.2 times LLaMA-Factory would want all else in five sixths of what it takes. Norms and rotary"
+        " positions as single operations, written by hand and tried, gave 0 to 2 %. In bfloat16 the products take a"
+        " third of that, and what fettle does otherwise counts: short records attend in float32, where torch's kernel"
+        " is faster; rows of few widths, for which oneDNN compiles no new kernels; LoRA's inputs cast once. Two workers"
+        " share two cores with the driver and Ray, which take a twentieth of them.",
     ),
     Table(
         "From a command to its first step",

@@ -60,7 +60,7 @@ TABLES = (
         "In float32 more than half of a step are matrix products, at what the core can do or near it, the same on all"
         " sides: 1.2 times LLaMA-Factory would want all else in five sixths of what it takes. Norms and rotary"
         " positions as single operations, written by hand and tried, gave 0 to 2 %. In bfloat16 the products take a"
-        " third of that, and what fettle does otherwise counts: short records attend in float32, where torch's kernel"
+        " quarter of that, and what fettle does otherwise counts: short records attend in float32, where torch's kernel"
         " is faster; rows of few widths, for which oneDNN compiles no new kernels; LoRA's inputs cast once. Two workers"
         " share two cores with the driver and Ray, which take a twentieth of them.",
     ),

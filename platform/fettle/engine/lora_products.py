@@ -173,7 +173,8 @@ def _products(inputs: torch.Tensor, matrices: torch.Tensor, dtype: torch.dtype, 
         return _at_once(inputs.to(dtype), matrices, rows)
     mine = (inputs[: rows.count] if rows.by_slot is None else inputs[rows.by_slot]).to(dtype)
     parts = zip(rows.slots, mine.split(rows.lengths), strict=True)
-    found = torch.cat([part @ matrices[slot].to(dtype).T for slot, part in parts])
+    products = [part @ matrices[slot].to(dtype).T for slot, part in parts]
+    found = products[0] if len(products) == 1 else torch.cat(products)
     return found if rows.back is None else found[rows.back]
 
 

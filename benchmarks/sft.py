@@ -94,9 +94,7 @@ def _compared(
                     found[side].append(measured(side, folder, base, precision, adapter, python, core))
     finally:
         cores.put(core)  # where a side fails too: the others would wait for it
-    middle = {
-        side: {key: statistics.median(one[key] for one in told) for key in told[0]} for side, told in found.items()
-    }
+    middle = {side: medians(told) for side, told in found.items()}
     ours, rows = middle["fettle"], []
     for side in sides:
         its, limit, speeds = middle[side], LIMITS.get(side), [one["speed"] for one in found[side]]
@@ -112,6 +110,11 @@ def _compared(
                 _less_is_better(f"{what}: held-out loss", "nats", ours["loss"], side, its["loss"]),
             ]
     return rows
+
+
+def medians(told: list[dict[str, float]]) -> dict[str, float]:
+    """Of each figure."""
+    return {key: statistics.median(one[key] for one in told) for key in told[0]}
 
 
 def _less_is_better(what: str, unit: str, ours: float, side: str, its: float) -> dict[str, Any]:

@@ -9,13 +9,12 @@ of one large product: whoever is near it gains by no better code of its own.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from house_format import row, write_results
-from sft import llamafactory, measured, parser_of, write_case
+from sft import llamafactory, measured, medians, parser_of, write_case
 from sft_case import PROFILED
 
 SIDES = ("fettle", "llamafactory-packed", "bare")
@@ -38,7 +37,7 @@ def main() -> None:
                     for side in sides:
                         told = measured(side, folder, options.base, precision, adapter, python, options.cores[0])
                         found[side].append(told)
-                middle = {side: _middle(told) for side, told in found.items()}
+                middle = {side: medians(told) for side, told in found.items()}
                 for side in sides:
                     print(_line(f"{precision} {adapter:5} {side:20}", middle[side]), flush=True)
                     if side != "fettle":
@@ -47,10 +46,6 @@ def main() -> None:
                 what = f"products, {adapter}, {precision}"
                 rows.append(row(what, "GFLOP/s", ours, "one large product", ceiling, ours / ceiling, limit=True))
     write_results("sft-profile", rows, f"1 thread, 1 core, a step of {options.data.stem} in torch's profiler")
-
-
-def _middle(told: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(one[key] for one in told) for key in told[0]}
 
 
 def _line(who: str, told: dict[str, float]) -> str:

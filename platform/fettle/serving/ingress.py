@@ -68,9 +68,9 @@ class Ingress:
         served += [Behind(self._versions[name], (name,), FolderRegistry(registry)) for name, registry in followed]
         registries = [one.registry for one in served if one.registry is not None]
         self._traffic = Traffic(registries, [name for _, names, _ in models for name in names])
-        self._engines: Engines = Several(served) if len(served) > 1 else served[0].engines
+        engines: Engines = Several(served) if len(served) > 1 else served[0].engines
         access = Access(KeyFile(keys) if keys is not None else None)
-        self._gate = Gate(self._engines, access, self._traffic, RequestMetrics(), registries)
+        self._gate = Gate(engines, access, self._traffic, RequestMetrics(), registries)
         self._refreshing: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -80,7 +80,7 @@ class Ingress:
 
     async def is_ready(self) -> bool:
         """As /ready has it: Ray Serve takes this deployment for started before it knows of the engines."""
-        return await self._engines.cards() is not None
+        return await self._gate.is_ready()
 
     async def _refresh(self) -> None:
         while True:

@@ -51,7 +51,7 @@ def test_cpu_serves_in_float32_eager_and_in_one_process(model: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_gpu")
-def test_gpu_keeps_the_weights_type_and_isolates_the_core(model: Path) -> None:
+def test_gpu_keeps_the_weights_type_and_is_not_eager(model: Path) -> None:
     arguments = engine_arguments(model, EngineOptions())
 
     assert (arguments["dtype"], "enforce_eager" in arguments) == ("auto", False)

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import ray
+import requests
 from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
@@ -194,14 +195,26 @@ def _deploy(
     told: dict[str, Any] = {"num_replicas": replicas, "max_constructor_retry_count": 1}
     app = application([(served, options)], keys, here, on_head=True, **told)
     try:
-        ingress = ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
-        until = time.monotonic() + _KNOWN_TIMEOUT_S
-        while not ingress.is_ready.remote().result(timeout_s=_KNOWN_TIMEOUT_S):
-            if time.monotonic() > until:
-                raise FettleError(f"the engine started, and is not there for requests; log: {log}")
-            time.sleep(0.1)
-    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        ray_serve.run(app, name=APP, route_prefix="/", logging_config=QUIET)
+    except (RuntimeError, ray.exceptions.RayError) as error:
         raise FettleError(f"the engine did not start: {_reason(error)}; log: {log}") from error
+    _wait_until_known(_url(host, port), log)
+
+
+def _wait_until_known(url: str, log: Path) -> None:
+    """Ray Serve takes the ingress for started before that knows of the engines. Not by a handle, whose watch of the
+    controller Ray prints an error of once Serve is shut down."""
+    until = time.monotonic() + _KNOWN_TIMEOUT_S
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy leads to this machine
+        while time.monotonic() < until:
+            try:
+                if session.get(f"{url}/ready", timeout=_KNOWN_TIMEOUT_S).ok:
+                    return
+            except requests.ConnectionError:  # the head node is another machine
+                return
+            time.sleep(0.1)
+    raise FettleError(f"the engine started, and is not there for requests; log: {log}")
 
 
 def _reason(error: BaseException) -> str:

@@ -87,12 +87,8 @@ class Gate:
             return await self._administer(path, scope["headers"], receive)
         return await self._complete(path, scope["headers"], receive)
 
-    async def is_ready(self) -> bool:
-        """Whether there is an engine to answer, which /ready tells."""
-        return await self._engines.cards() is not None
-
     async def _ready(self) -> JSONResponse:
-        if not await self.is_ready():
+        if await self._engines.cards() is None:
             headers = {"Retry-After": str(_WAIT_S)}
             return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
         return JSONResponse({"status": "ready"})

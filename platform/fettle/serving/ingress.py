@@ -78,10 +78,6 @@ class Ingress:
         self._refreshing = asyncio.create_task(self._refresh())
         return self._gate
 
-    async def is_ready(self) -> bool:
-        """As /ready has it: Ray Serve takes this deployment for started before it knows of the engines."""
-        return await self._gate.is_ready()
-
     async def _refresh(self) -> None:
         while True:
             await self._traffic.refresh()

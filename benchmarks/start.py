@@ -20,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from house_format import ROOT, row, write_results
@@ -127,7 +129,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     write_case(data, base, folder, STEPS)
     micro_batches = Case(folder, base, "fp32", "full").accumulate
     found: dict[tuple[int, int], list[float]] = {group: [] for group in GROUPS}
-    alone, beside = [], []
+    alone, beside, shares = [], [], list[tuple[float, float]]()
     for turn in range(TURNS):  # in turns: the machine's own speed drifts by a tenth and more
         alone += _bare(folder, base, 1)
         beside.append(sum(_bare(folder, base, 2)))
@@ -138,7 +140,9 @@ def steps(folder: Path) -> list[dict[str, Any]]:
             recipe = {"name": "steps", "base": base, "cluster": cluster, "tracking": "off", "adapter": "full"}
             file = folder / f"{turn}-{workers}-{zero}.yaml"
             file.write_text(yaml.safe_dump(recipe | {"stages": [stage | {"lr": 5e-4, "batch": batch}]}))
-            found[workers, zero].append(_run(file, folder / file.stem))
+            speed, share = _run(file, folder / file.stem)
+            found[workers, zero].append(speed)
+            shares += [share] if (workers, zero) == (2, 0) else []
         print(f"turn {turn + 1} of {TURNS}: {[round(speeds[-1]) for speeds in found.values()]}", flush=True)
     bare, most = statistics.median(alone), statistics.median(map(operator.truediv, beside, alone))
     print(f"bare loop, one core: {bare:,.0f} tokens/s; two beside each other, which share nothing: {most:.2f} times it")
@@ -159,7 +163,13 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     ]
     ratio = statistics.median(map(operator.truediv, found[2, 0], found[1, 0]))
     print(f"two workers are {ratio:.2f} times one")
-    peer = "two bare loops beside each other, in loops alone"
+    workers_share, ray_share = (statistics.median(one) for one in zip(*shares, strict=True))
+    print(f"of two cores {workers_share:.1f} % are two workers', {ray_share:.1f} % Ray's and the driver's")
+    peer, both = "two bare loops beside each other, in loops alone", "two cores"
+    rows += [
+        row("two workers, ZeRO 0: processor time", "%", workers_share, both, 100.0, workers_share / 100, limit=True),
+        row("two workers, ZeRO 0: that of Ray and driver", "%", ray_share, both, 100.0, ray_share / 100, limit=True),
+    ]
     return [
         *rows,
         row("two workers, ZeRO 0", "tokens/s", told[2, 0], "one worker", told[1, 0], ratio, limit=False),
@@ -167,13 +177,37 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _run(recipe: Path, out: Path) -> float:
-    """Tokens a second of a run's one stage."""
-    done = subprocess.run([*FETTLE, "run", str(recipe), "--out", str(out)], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+def _run(recipe: Path, out: Path) -> tuple[float, tuple[float, float]]:
+    """Tokens a second of a run's one stage; of the machine's processor time in its steps, the workers' share and that
+    of all else it has started, in percent."""
+    with open(f"{out}.txt", "w+") as told:
+        run = subprocess.Popen([*FETTLE, "run", str(recipe), "--out", str(out)], stdout=told, stderr=told)
+        taken: list[tuple[float, float, float]] = []
+        while run.poll() is None:
+            steps = sum(len(file.read_text().splitlines()) for file in out.glob("stages/*/progress.jsonl"))
+            if (WARM_UP < steps < STEPS - 1 and not taken) or (steps == STEPS - 1 and len(taken) == 1):
+                taken.append(_taken(run.pid))
+            time.sleep(0.2)
+        if run.returncode:
+            sys.exit(Path(told.name).read_text())
+    (at, workers, others), (until, workers_then, others_then) = taken
+    whole = (until - at) * (os.cpu_count() or 1) / 100
     (progress,) = (out / "stages").glob("*/progress.jsonl")
-    return _speed([json.loads(line) for line in progress.read_text().splitlines()])
+    speed = _speed([json.loads(line) for line in progress.read_text().splitlines()])
+    return speed, ((workers_then - workers) / whole, (others_then - others) / whole)
+
+
+def _taken(pid: int) -> tuple[float, float, float]:
+    """Now, and the seconds of processor time that a run's workers have taken, and its other processes."""
+    workers, others = 0.0, 0.0
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            spent = process.cpu_times()
+            if process.name().startswith("ray::RayTrainW"):
+                workers += spent.user + spent.system
+            else:
+                others += spent.user + spent.system
+    return time.time(), workers, others
 
 
 def _bare(folder: Path, base: str, count: int) -> list[float]:

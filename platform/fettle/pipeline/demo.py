@@ -19,8 +19,9 @@ from fettle.errors import FettleError, UserError
 from fettle.models.base import BUNDLED, load_tokenizer
 from fettle.pipeline.console import duration, quiet
 from fettle.pipeline.runner import run
-from fettle.serving.app import serve
-from fettle.serving.port import free_port
+from fettle.recipe import load_recipe
+from fettle.serving.port import check_port, free_port
+from fettle.serving.soon import serve_soon
 from fettle.signals import interruptible
 
 _REPOSITORY = Path(__file__).parents[3]
@@ -30,7 +31,8 @@ _MOST_TOKENS = 48
 def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
     """Trains recipes/demo.yaml and prints the answers of its base and of its result side by side.
 
-    port: of the endpoint, by default a free one. Raises UserError outside a clone of the repository.
+    port: of the endpoint, by default a free one. Raises UserError, before anything is started, outside a clone of the
+    repository and for a port in use.
     """
     recipe, asked = (
         _REPOSITORY / "recipes" / "demo.yaml",
@@ -40,13 +42,21 @@ def demo(out: str | Path = "runs/demo", port: int | None = None) -> None:
         raise UserError(
             "the demo's recipe and data are not here", file=recipe, fix="run it in a clone of the repository"
         )
-    console, began = Console(highlight=False), time.monotonic()
+    if port is not None:
+        check_port("127.0.0.1", port)
+    console, began, name = Console(highlight=False), time.monotonic(), load_recipe(recipe).name
     console.print("[bold]1  Train[/]  a tiny model reads a night-train company's papers and conversations")
     with interruptible("; the same command goes on from here"), ray_session():
-        report = run(recipe, out=out)
-        console.print("\n[bold]2  Serve[/]  the merged model on an OpenAI-compatible endpoint")
         log = Path(out).resolve() / "logs" / "serve.log"
-        with serve(report.artifact, port=port or free_port(), name=report.recipe, replicas=1, log=log) as endpoint:
+        with serve_soon() as soon:
+
+            def begin(artifact: Path) -> None:
+                soon.begin(artifact, port=port or free_port(), name=name, replicas=1, log=log)
+
+            report = run(recipe, out=out, when_trained=begin)
+            console.print("\n[bold]2  Serve[/]  the merged model on an OpenAI-compatible endpoint")
+            begin(report.artifact)  # where nothing was left to train
+            endpoint = soon.endpoint()
             console.print(f"{endpoint.url}/v1 answers as {endpoint.names[0]}", soft_wrap=True)
             console.print("\n[bold]3  Ask[/]  questions that no training file holds in these words\n")
             table = Table(box=None, padding=(0, 2, 1, 0), pad_edge=False)

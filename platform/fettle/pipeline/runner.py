@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -72,18 +72,29 @@ def run(
     out: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     until: str | None = None,
+    when_trained: Callable[[Path], None] | None = None,
 ) -> Report:
     """Trains the recipe's stages and returns the report; it also lies in `out` as report.json and report.html.
 
     out: the run's folder, by default runs/NAME. set: dotted key → value over the recipe's own. until: the last stage to
-    run. Raises UserError (nothing started, nothing left behind), StageFailed, or Interrupted on SIGINT and SIGTERM.
+    run. when_trained: is called with the artifact of the last stage as soon as that has been trained, before anything
+    is evaluated. Raises UserError (nothing started, nothing left behind), StageFailed, or Interrupted on SIGINT and
+    SIGTERM.
     """
     loaded = load_recipe(recipe, set)
     folder = Path(out).expanduser().resolve() if out is not None else Path("runs", loaded.name).resolve()
-    return run_loaded(loaded, folder, until, _command(recipe, folder, set or {}, until))
+    return run_loaded(loaded, folder, until, _command(recipe, folder, set or {}, until), when_trained=when_trained)
 
 
-def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *, is_published: bool = True) -> Report:
+def run_loaded(
+    loaded: Recipe,
+    folder: Path,
+    until: str | None,
+    command: str,
+    *,
+    is_published: bool = True,
+    when_trained: Callable[[Path], None] | None = None,
+) -> Report:
     """As `run`, of a recipe that is read. command: what was typed. is_published: whether `publish` of it is heeded."""
     check_free(folder, loaded)
     began = time.monotonic()
@@ -128,7 +139,8 @@ def run_loaded(loaded: Recipe, folder: Path, until: str | None, command: str, *,
             for note in [*chosen.lines(), *([fits] if fits else []), *notes, *warnings, *underway(waiting, fence)]:
                 console.print(note, markup=False)
             if waiting:
-                train(waiting, jobs, STAGES, fence, folder, console)
+                when_done = partial(when_trained, stages[-1].artifact) if when_trained is not None else None
+                train(waiting, jobs, STAGES, fence, folder, console, when_done)
             new = trained | {stage.fingerprint for stage in waiting}
             cached = {stage.spec.name for stage in stages if stage.fingerprint not in new}
             compared = compare(loaded, stages, folder, plain(console))

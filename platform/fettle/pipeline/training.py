@@ -49,9 +49,11 @@ def train(
     fence: Fence,
     folder: Path,
     console: Console,
+    when_done: Callable[[], None] | None = None,
 ) -> None:
-    """Returns when all are done. functions: what trains a stage, by kind. Raises as `check_seen` and `run_group`;
-    stages beside the one that failed stop where they are, and go on from their checkpoints another time."""
+    """Returns when all are done. functions: what trains a stage, by kind. when_done: is called when they are, while
+    the workers end, which takes seconds. Raises as `check_seen` and `run_group`; stages beside the one that failed stop
+    where they are, and go on from their checkpoints another time."""
     by_name = {job.name: job for job in jobs}
     left, running = list(waiting), list[_Group]()
     needs = _needs(waiting)
@@ -80,6 +82,9 @@ def train(
                     left = [stage for stage in left if stage not in stages]
                 for one in running[:1]:
                     one.ended.wait(_POLL_S)
+                if when_done is not None and not left and all(stage.is_done for stage in waiting):
+                    when_done()
+                    when_done = None
                 running = _still_running(running)
         except KeyboardInterrupt as stopped:
             if str(stopped) == "SIGTERM":  # a notice, with some time left; who presses Ctrl-C wants an end

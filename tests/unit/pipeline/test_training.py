@@ -156,3 +156,20 @@ def test_a_branch_that_fails_ends_the_run(house, groups):
     groups.failing = {"apart"}
     with pytest.raises(StageFailed, match="stage apart failed"):
         run(house)
+
+
+def test_who_waits_for_the_last_artifact_is_told_of_it_while_the_workers_end(house, monkeypatch, groups):
+    planned, told, ended = house.plan(), [], threading.Event()
+
+    def group(*_: Any, **__: Any) -> None:
+        for stage in planned:
+            finish(stage)
+        assert ended.wait(20)
+
+    def when_trained(artifact: Path) -> None:
+        told.append(artifact)
+        ended.set()
+
+    monkeypatch.setattr(training, "run_group", group)
+    runner.run(house.file, out=house.out, when_trained=when_trained)
+    assert told == [planned[-1].artifact]

@@ -60,7 +60,8 @@ def main() -> None:
         kinds = [(precision, adapter) for adapter in options.adapter for precision in options.precision]
         tables = pool.map(lambda kind: _compared(Path(folder), options.base, *kind, rounds, python, cores), kinds)
         rows = [one for table in tables for one in table]
-    variant = "-".join((options.data.stem, *options.adapter)) if len(options.adapter) == 1 else options.data.stem
+    parts = [one for chosen in (options.adapter, options.precision) for one in chosen if len(chosen) == 1]
+    variant = "-".join((options.data.stem, *parts))
     used = f"1 thread, 1 core a side, {rounds} rounds, {min(len(options.cores), len(kinds))} cores in use"
     write_results("sft", rows, used, "quick" if options.quick else variant)
 

@@ -46,7 +46,13 @@ class Table:
 TABLES = (
     Table(
         "Fine-tuning",
-        ("sft-alpaca_en_demo", "sft-alpaca_en_demo-full", "sft-alpaca_en_demo-lora", "sft-c4_demo"),
+        (
+            "sft-alpaca_en_demo",
+            "sft-alpaca_en_demo-fp32",
+            "sft-alpaca_en_demo-full",
+            "sft-alpaca_en_demo-lora",
+            "sft-c4_demo",
+        ),
         "make bench-sft",
         "The sft stage, TRL's SFTTrainer, LLaMA-Factory and a bare packed loop on the same tokens of the same records,"
         " with the same optimizer and rate; the held-out loss is of the same answers. Padded and packed say how a"

@@ -148,9 +148,35 @@ async def concurrently(engine: Any) -> list[Any]:
     return await asyncio.gather(*(one(row) for row in range(len(PROMPTS))))
 
 
-@pytest.mark.parametrize("is_early", [True, False], ids=["a core of ours", "a core of vLLM's"])
+async def kill_our_core(engine: Any, core: CoreProcess) -> None:
+    os.kill(core.pid, signal.SIGKILL)
+
+
+async def kill_vllms_core(engine: Any, core: None) -> None:
+    (process,) = engine.llm.engine_core.resources.engine_manager.processes
+    os.kill(process.pid, signal.SIGKILL)
+
+
+async def fail_in_a_step(engine: Any, core: CoreProcess) -> None:
+    """An adapter that is not there, and that nobody has loaded before its first request."""
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
+
+    nowhere = LoRARequest(lora_name="lost", lora_int_id=99, lora_path="/nowhere")
+    prompt = TokensPrompt(prompt_token_ids=PROMPTS[0])
+    with pytest.raises(Exception, match=r"EngineCore|EngineDead"):
+        async for _ in engine.llm.generate(prompt, SamplingParams(max_tokens=2), "lost", lora_request=nowhere):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("is_early", "end"),
+    [(True, kill_our_core), (True, fail_in_a_step), (False, kill_vllms_core)],
+    ids=["a core of ours is killed", "a core of ours fails", "a core of vLLM's is killed"],
+)
 def test_concurrent_engine_answers_the_same_and_its_death_is_seen(
-    tiny: Path, loras: dict[str, Path], reference: Any, is_early: bool
+    tiny: Path, loras: dict[str, Path], reference: Any, is_early: bool, end: Any
 ) -> None:
     core = CoreProcess(tiny, OPTIONS) if is_early else None  # it imports vLLM while this process does
     from fettle.engine.concurrent import start_concurrent_engine
@@ -162,7 +188,7 @@ def test_concurrent_engine_answers_the_same_and_its_death_is_seen(
                 await engine.adapters.put(name, loras[name])
             await engine.warm_up()
             answers = await concurrently(engine)
-            os.kill(core.pid if core is not None else process_of(engine), signal.SIGKILL)
+            await asyncio.wait_for(end(engine, core), 60)
             with pytest.raises(Exception, match=r"EngineCore|EngineDead"):
                 await asyncio.wait_for(concurrently(engine), 60)
             return answers, engine.is_dead
@@ -177,12 +203,6 @@ def test_concurrent_engine_answers_the_same_and_its_death_is_seen(
     ]
     assert max(distances) < TOLERANCE
     assert is_dead
-
-
-def process_of(engine: Any) -> int:
-    """Of the core that vLLM has started."""
-    (process,) = engine.llm.engine_core.resources.engine_manager.processes
-    return int(process.pid)
 
 
 def test_why_a_core_does_not_load_is_told(tiny: Path) -> None:

@@ -28,7 +28,9 @@ class Trainings:
         self.failing: dict[str, BaseException | signal.Signals] = {}
         self.fences: list[Any] = []
 
-    def __call__(self, waiting: Any, jobs: Any, functions: Any, fence: Any, folder: Path, console: Any) -> None:
+    def __call__(
+        self, waiting: Any, jobs: Any, functions: Any, fence: Any, folder: Path, console: Any, when_done: Any
+    ) -> None:
         self.fences.append(fence)
         assert [job.name for job in jobs] == [stage.spec.name for stage in waiting]
         for stage in waiting:

@@ -180,7 +180,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
 def _run(recipe: Path, out: Path) -> tuple[float, tuple[float, float]]:
     """Tokens a second of a run's one stage; of the machine's processor time in its steps, the workers' share and that
     of all else it has started, in percent."""
-    with open(f"{out}.txt", "w+") as told:
+    with open(f"{out}.txt", "w") as told:
         run = subprocess.Popen([*FETTLE, "run", str(recipe), "--out", str(out)], stdout=told, stderr=told)
         taken: list[tuple[float, float, float]] = []
         while run.poll() is None:
@@ -199,8 +199,8 @@ def _run(recipe: Path, out: Path) -> tuple[float, tuple[float, float]]:
 
 def _taken(pid: int) -> tuple[float, float, float]:
     """Now, and the seconds of processor time that a run's workers have taken, and its other processes."""
-    workers, others = 0.0, 0.0
-    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+    workers, others, driver = 0.0, 0.0, psutil.Process(pid)
+    for process in (driver, *driver.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             spent = process.cpu_times()
             if process.name().startswith("ray::RayTrainW"):
